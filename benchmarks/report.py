@@ -1,0 +1,176 @@
+"""Tables and plots from the runs written down: ``report.md``, ``summary.json``, ``summary.png``, ``workloads.png``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contenders, limits, summary, workload
+from benchmarks.summary import Figure, Row, Verdict
+from benchmarks.workload import Metric
+
+_HOW = """\
+Each run is a fresh process; contenders take turns, so that what disturbs the machine disturbs all of them. Numbers are
+medians, with the lowest and highest of all runs behind them. *distpool is* says how many times as good distpool's
+number is: above 1 it is ahead, below 1 it is behind. `python -m benchmarks` does all of this again.
+"""
+
+
+def write(folder: Path) -> None:
+    """Everything that can be made of ``folder/runs.json``."""
+    document = json.loads((folder / "runs.json").read_text())
+    runs = document["runs"]
+    tables = {name: summary.rows(name, runs) for name in workload.names()}
+    tables = {name: found for name, found in tables.items() if found}
+    (folder / "summary.json").write_text(json.dumps(as_json(document, tables), indent=1) + "\n")
+    (folder / "report.md").write_text(markdown(document, tables, folder))
+    from benchmarks import plots
+
+    plots.overview(tables, folder / "summary.png")
+    plots.each_workload(tables, folder / "workloads.png")
+
+
+def as_json(document: dict[str, Any], tables: dict[str, list[Row]]) -> dict[str, Any]:
+    return {
+        "machine": document["machine"],
+        "limits": document["limits"],
+        "workloads": {
+            name: {
+                row.contender: {
+                    "size": row.size,
+                    "remarks": row.remarks,
+                    **{metric: vars(figure) for metric, figure in row.figures.items()},
+                }
+                for row in found
+            }
+            for name, found in tables.items()
+        },
+    }
+
+
+def markdown(document: dict[str, Any], tables: dict[str, list[Row]], folder: Path) -> str:
+    lines = ["# distpool side by side with the alternatives", "", _HOW]
+    if document.get("quick"):
+        lines += ["**A quick run**: small sizes, to see that everything works. The numbers say little.", ""]
+    share = summary.disturbed(document["runs"])
+    if share > 0.1:
+        more = f"more than {summary.DISTURBED_CORES} cores"
+        lines += [f"**The machine was not quiet**: during {share:.0%} of the runs other programs used {more}.", ""]
+    lines += [f"* {key}: {value}" for key, value in document["machine"].items()]
+    lines += ["", "## Summary", "", *overview(tables), "", "![Summary](summary.png)", ""]
+    lines += ["## Targets", "", *targets(tables), ""]
+    lines += ["## The machine's limits", "", "| limit | best |", "|---|---|"]
+    for name, value in document["limits"].items():
+        title, _, number = limits.described(name, value).rpartition(": ")
+        lines.append(f"| {title} | {number} |")
+    lines.append("")
+    if (folder / "growth.md").exists():
+        lines += ["How cost grows with tasks, workers and leases: [growth.md](growth.md).", ""]
+    lines += ["## Each workload", ""]
+    for name, found in tables.items():
+        lines += one_workload(name, found, document["limits"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def overview(tables: dict[str, list[Row]]) -> list[str]:
+    lines = ["| workload | distpool | best alternative | distpool is | targets met |", "|---|---|---|---|---|"]
+    for name, found in tables.items():
+        metric = summary.headline(name)
+        declared = workload.load(name).METRICS[metric]
+        mine = summary.ours(name, found, metric)
+        other = summary.best(found, metric, declared.better)
+        verdicts = summary.verdicts(name, found)
+        met = f"{sum(bool(each.met) for each in verdicts)} of {len(verdicts)}" if verdicts else ""
+        mine_text = shown(mine, metric, declared, named=mine is not None and mine.contender != "distpool")
+        lines.append(
+            f"| {title(name)} | {mine_text} | {shown(other, metric, declared, named=True)} "
+            f"| {advantage(mine, other, metric, declared)} | {met} |"
+        )
+    return lines
+
+
+def targets(tables: dict[str, list[Row]]) -> list[str]:
+    lines = ["| workload | measured | of | wanted | reached | met |", "|---|---|---|---|---|---|"]
+    for name, found in tables.items():
+        for verdict in summary.verdicts(name, found):
+            declared = workload.load(name).METRICS[verdict.target.metric]
+            met = {True: "yes", False: "**no**", None: "?"}[verdict.met]
+            lines.append(
+                f"| {title(name)} | {verdict.target.metric} | {contenders.ALL[verdict.ours].title} "
+                f"| {wanted(verdict, declared)} | {number(verdict.reached, declared)} | {met} |"
+            )
+    return lines
+
+
+def wanted(verdict: Verdict, declared: Metric) -> str:
+    sign = "≥" if declared.better == "higher" else "≤"
+    text = f"{sign} {number(verdict.wanted, declared)}"
+    if verdict.target.ratio is None:
+        return text
+    opponent = contenders.ALL[verdict.opponent].title if verdict.opponent else ", ".join(verdict.target.against)
+    return f"{text} ({verdict.target.ratio:g} x {opponent})"
+
+
+def one_workload(name: str, found: list[Row], measured_limits: dict[str, float]) -> list[str]:
+    module = workload.load(name)
+    lines = [f"### {title(name)}", "", workload.explanation(module), ""]
+    headers = [f"{metric.replace('_', ' ')}, {declared.unit}" for metric, declared in module.METRICS.items()]
+    lines += ["| | " + " | ".join(headers) + " | distpool is | runs | remarks |", "|---" * (len(headers) + 4) + "|"]
+    metric = summary.headline(name)
+    declared = module.METRICS[metric]
+    mine = summary.ours(name, found, metric)
+    # Best first; who has no number comes last.
+    sign = -1 if declared.better == "higher" else 1
+    ordered = sorted(found, key=lambda row: (metric not in row.figures, sign * median(row, metric)))
+    for row in ordered:
+        cells = [spread(row.figures.get(each), module.METRICS[each]) for each in module.METRICS]
+        remarks = list(row.remarks)
+        if row.size < max(each.size for each in found):
+            remarks.insert(0, f"size {row.size:,}")
+        factor = "" if row.contender in contenders.OURS else advantage(mine, row, metric, declared)
+        runs = max((figure.runs for figure in row.figures.values()), default=0)
+        label = contenders.ALL[row.contender].title
+        label = f"**{label}**" if row.contender in contenders.OURS else label
+        text = "; ".join(remarks).replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {factor} | {runs} | {text[:200]} |")
+    shown_limits = [limit for limit in getattr(module, "LIMITS", []) if limit in measured_limits]
+    if shown_limits:
+        described = [limits.described(each, measured_limits[each]) for each in shown_limits]
+        lines += ["", "This machine: " + "; ".join(described)]
+    return [*lines, ""]
+
+
+def title(name: str) -> str:
+    return workload.title(workload.load(name))
+
+
+def median(row: Row, metric: str) -> float:
+    return row.figures[metric].median if metric in row.figures else 0.0
+
+
+def number(value: float | None, declared: Metric) -> str:
+    return "–" if value is None else f"{value:{declared.format}} {declared.unit}"
+
+
+def spread(figure: Figure | None, declared: Metric) -> str:
+    if figure is None:
+        return "–"
+    text = f"{figure.median:{declared.format}}"
+    if figure.runs > 1:
+        text += f" ({figure.lowest:{declared.format}} – {figure.highest:{declared.format}})"
+    return text
+
+
+def shown(row: Row | None, metric: str, declared: Metric, named: bool = False) -> str:
+    if row is None:
+        return "–"
+    text = number(row.figures[metric].median, declared)
+    return f"{text} ({contenders.ALL[row.contender].title})" if named else text
+
+
+def advantage(mine: Row | None, other: Row | None, metric: str, declared: Metric) -> str:
+    if mine is None or other is None or metric not in other.figures or mine is other:
+        return ""
+    factor = summary.advantage(declared.better, mine.figures[metric].median, other.figures[metric].median)
+    return "" if factor is None else f"{factor:,.0f} x" if factor >= 100 else f"{factor:.2g} x"

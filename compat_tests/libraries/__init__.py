@@ -1,0 +1,1 @@
+"""What other libraries rely on beyond the documented interfaces: one test module per library, named after it."""

@@ -1,0 +1,124 @@
+"""distpool: one import, every core.
+
+Change the import, keep the code: ``distpool.futures`` for ``concurrent.futures``, ``distpool.multiprocessing`` for
+``multiprocessing``, the backend ``"distpool"`` for joblib, or ``DistExecutor`` directly.
+
+Names are loaded when they are first used, so that ``import distpool`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+# Importing the module ``distpool.options`` binds its name here; this line, run right after, binds the function.
+from distpool.options import options as options
+from distpool.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from distpool.errors import (
+        ConnectError,
+        DependencyError,
+        DistpoolError,
+        InfeasibleError,
+        InitializerError,
+        ObjectLostError,
+        ObjectStoreFullError,
+        OutOfMemoryError,
+        SerializationError,
+        TaskInterrupted,
+        TaskKilledError,
+        TaskTimeoutError,
+        WorkerDiedError,
+    )
+    from distpool.executor import DistExecutor as DistExecutor
+    from distpool.memory import memory as memory
+    from distpool.node.machine import cpu_count as cpu_count
+    from distpool.references import get as get
+    from distpool.references import put as put
+    from distpool.references import wait as wait
+    from distpool.store.references import ObjectRef as ObjectRef
+
+__all__ = [
+    "ConnectError",
+    "DependencyError",
+    "DistExecutor",
+    "DistpoolError",
+    "InfeasibleError",
+    "InitializerError",
+    "ObjectLostError",
+    "ObjectRef",
+    "ObjectStoreFullError",
+    "OutOfMemoryError",
+    "SerializationError",
+    "TaskInterrupted",
+    "TaskKilledError",
+    "TaskTimeoutError",
+    "WorkerDiedError",
+    "__version__",
+    "cpu_count",
+    "get",
+    "init",
+    "memory",
+    "options",
+    "put",
+    "shutdown",
+    "wait",
+]
+
+_HOMES = {
+    "DistExecutor": "distpool.executor",
+    "cpu_count": "distpool.node.machine",
+    "ObjectRef": "distpool.store.references",
+    "get": "distpool.references",
+    "memory": "distpool.memory",
+    "put": "distpool.references",
+    "wait": "distpool.references",
+}
+_SUBMODULES = frozenset({"errors", "futures", "joblib", "multiprocessing"})
+
+
+def init(address: str | None = None) -> None:
+    """Start now what otherwise starts with the first call: attach to a cluster, or start this program's private node.
+
+    :param address: the cluster's scheduler; default: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :raises ConnectError: when the scheduler cannot be reached, or refuses.
+    """
+    from distpool.driver.session import current_session
+
+    current_session(address)
+
+
+def shutdown() -> None:
+    """End everything that distpool started for this program; what is still running is killed.
+
+    The next call starts afresh.  Happens by itself when the program ends.
+    """
+    session = sys.modules.get("distpool.driver.session")
+    if session is not None:
+        session.close_current()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "distpool.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _announce_to_joblib() -> None:
+    """Let joblib find the backend ``"distpool"`` by name, whether joblib is imported before or after this."""
+    from distpool.joblib_discovery import announce
+
+    announce(sys.modules.get("joblib.parallel"))
+
+
+_announce_to_joblib()

@@ -1,0 +1,218 @@
+"""Dealing tasks out to the workers of a pool; a part of ``core``, and as free of I/O as that.
+
+A worker has a *window*: the number of tasks it may hold, sent and not yet answered.  While the duration of tasks is
+unknown or long the window is 1, so nothing waits behind a task that could run elsewhere.  Once tasks prove short, it
+grows to about ``WINDOW_S`` worth of work, which keeps a worker busy while the driver's own program holds the
+interpreter.  When a worker runs dry while another still holds a queue, the tail of that queue is *retracted*.
+"""
+
+from __future__ import annotations
+
+from distpool.driver.state import Effects, Group, Worker
+from distpool.driver.task import Task
+from distpool.wire.resources import Shape
+
+#: Work, in seconds, that a worker may hold in advance when tasks are short.
+WINDOW_S = 0.008
+#: Tasks longer than this are never queued behind another.
+LONG_S = 0.02
+#: The most tasks, and the most bytes of arguments, in one worker's window and in one message.
+WINDOW_TASKS = 2000
+BATCH_BYTES = 1 << 20
+#: A worker that has not answered for this long while another is idle gives its queue back.
+RETRACT_AFTER_S = 0.005
+#: How long a worker that was told to leave may take for its ``atexit`` functions.
+LEAVE_GRACE_S = 5.0
+
+
+class Dealer:
+    """The groups of a pool, and which worker gets what (parameters as for ``PoolCore``).
+
+    ``deadlines`` is the core's: what must happen when, by ``(kind, lease)``.
+    """
+
+    def __init__(
+        self,
+        slots: float,
+        *,
+        eager: bool,
+        max_tasks_per_child: int,
+        idle_timeout_s: float | None,
+        deadlines: dict[tuple[str, str], float],
+    ) -> None:
+        self.groups: dict[Shape, Group] = {}
+        self.max_tasks = max_tasks_per_child
+        self.slots = slots
+        self.eager = eager
+        self._idle_timeout_s = idle_timeout_s
+        self._deadlines = deadlines
+        self._next_attempt = 1
+        #: Until when idle workers are given back at once, because others wait for them.
+        self.generous_until = 0.0
+
+    def group(self, shape: Shape) -> Group:
+        group = self.groups.get(shape)
+        if group is None:
+            group = self.groups[shape] = Group(shape)
+        return group
+
+    def most_workers(self, shape: Shape) -> int:
+        return int(self.slots / shape.num_cpus + 1e-9) if shape.num_cpus > 0 else int(self.slots)
+
+    def ask(self, group: Group, effects: Effects, shrink: bool = False) -> None:
+        """Demand as many workers as there are tasks for, within the budget."""
+        most = self.most_workers(group.shape)
+        if group.demand >= most and not shrink:
+            return
+        if self.eager and group.shape == Shape():
+            wanted = most
+        else:
+            staying = [worker for worker in group.workers.values() if not worker.leaving]
+            busy = sum(1 for worker in staying if worker.in_flight or worker.stopping)
+            wanted = max(min(most, busy + len(group.ready)), len(staying))
+        if wanted > group.demand or (shrink and wanted < group.demand):
+            group.demand = wanted
+            effects.demand.append((group.shape, wanted))
+
+    def deal(self, group: Group, now: float, effects: Effects) -> None:
+        while group.ready and group.idle:
+            lease = next(reversed(group.idle))
+            if not self.give(group, group.idle[lease], now, effects):
+                group.idle.pop(lease, None)
+        if group.idle and not group.ready:
+            self.watch_queues(group, now)
+
+    def give(self, group: Group, worker: Worker, now: float, effects: Effects) -> int:
+        """Send a worker as many tasks as its window has room for; returns how many."""
+        if worker.leaving or worker.exclusive or worker.stopping or worker.exit is not None:
+            return 0
+        in_flight = worker.in_flight
+        ready = group.ready
+        room = self.window(group) - len(in_flight)
+        if room <= 0 or (in_flight and now - worker.last_progress > RETRACT_AFTER_S):
+            return 0
+        share = -(-len(ready) // max(1, len(group.workers)))
+        room = min(room, share)
+        if self.max_tasks:
+            room = min(room, self.max_tasks - worker.tasks_given)
+        batch: list[Task] = []
+        size = 0
+        attempt = self._next_attempt
+        while room > 0 and ready:
+            task = ready[0]
+            if task.withdrawn:
+                ready.popleft()
+                continue
+            if task.alone:
+                if in_flight:
+                    break
+                worker.exclusive = True
+                room = 1
+            ready.popleft()
+            message = task.message
+            message.attempt = attempt
+            in_flight[attempt] = task
+            attempt += 1
+            batch.append(task)
+            size += len(message.payload)
+            room -= 1
+            if size > BATCH_BYTES:
+                break
+        if not batch:
+            return 0
+        self._next_attempt = attempt
+        if len(in_flight) == len(batch):
+            worker.last_progress = now
+        worker.tasks_given += len(batch)
+        group.idle.pop(worker.lease, None)
+        if self._idle_timeout_s is not None:
+            self._deadlines.pop(("idle", worker.lease), None)
+        if worker.exclusive and batch[0].timeout_s is not None:
+            self._deadlines[("task", worker.lease)] = now + batch[0].timeout_s
+        effects.send.append((worker, batch))
+        return len(batch)
+
+    def window(self, group: Group) -> int:
+        each = group.task_s
+        if not each or each > LONG_S:
+            return 1
+        return max(2, min(WINDOW_TASKS, int(WINDOW_S / each)))
+
+    def after_answer(self, group: Group, worker: Worker, now: float, effects: Effects) -> None:
+        if worker.in_flight:
+            if group.ready and len(worker.in_flight) <= self.window(group) // 2:
+                self.give(group, worker, now, effects)
+            return
+        if worker.stopping:
+            return
+        if worker.exclusive:
+            worker.exclusive = False
+            self._deadlines.pop(("task", worker.lease), None)
+        if worker.leaving or worker.exit is not None:
+            return
+        if self.max_tasks and worker.tasks_given >= self.max_tasks:
+            self.dismiss(group, worker, effects)
+            return
+        worker.idle_since = now
+        if group.ready and self.give(group, worker, now, effects):
+            return
+        if now < self.generous_until and not group.ready:
+            self.dismiss(group, worker, effects)
+            self.ask(group, effects, shrink=True)
+            return
+        group.idle[worker.lease] = worker
+        self.note_idle_worker(worker, now)
+        self.watch_queues(group, now)
+
+    def note_idle_worker(self, worker: Worker, now: float) -> None:
+        if self._idle_timeout_s is not None and not worker.in_flight:
+            self._deadlines[("idle", worker.lease)] = now + self._idle_timeout_s
+
+    def watch_queues(self, group: Group, now: float) -> None:
+        """A worker is idle: look soon whether another one sits on a queue."""
+        if ("retract", "") not in self._deadlines and any(
+            len(w.in_flight) > 1 and not w.retracting for w in group.workers.values()
+        ):
+            self._deadlines[("retract", "")] = now + RETRACT_AFTER_S
+
+    def retract(self, now: float, effects: Effects) -> None:
+        for group in self.groups.values():
+            idle = len(group.idle)
+            if not idle or group.ready:
+                continue
+            again = False
+            for worker in group.workers.values():
+                held = len(worker.in_flight)
+                if held < 2 or worker.retracting or worker.exit is not None:
+                    continue
+                stuck = now - worker.last_progress >= RETRACT_AFTER_S
+                if stuck or held * group.task_s > 4 * RETRACT_AFTER_S:
+                    keep = 1 if stuck else -(-held // (idle + 1))
+                    effects.retract.append((worker, list(worker.in_flight)[keep:]))
+                    worker.retracting = True
+                else:
+                    again = True
+            if again:
+                self._deadlines[("retract", "")] = now + RETRACT_AFTER_S
+
+    def requeue(self, group: Group, tasks: list[Task], effects: Effects) -> None:
+        tasks = [task for task in tasks if not task.withdrawn]
+        group.ready.extendleft(reversed(tasks))
+        effects.requeued.extend(tasks)
+
+    def top_up(self, now: float, effects: Effects) -> None:
+        """Fill every worker's window (the shell calls this when many tasks have gathered)."""
+        for group in self.groups.values():
+            if group.ready:
+                for worker in group.workers.values():
+                    if not group.ready:
+                        break
+                    self.give(group, worker, now, effects)
+
+    def dismiss(self, group: Group, worker: Worker, effects: Effects) -> None:
+        """Let a worker go in peace."""
+        worker.leaving = True
+        group.idle.pop(worker.lease, None)
+        self._deadlines.pop(("idle", worker.lease), None)
+        effects.leave.append(worker)
+        effects.give_back.append((worker, LEAVE_GRACE_S, False))

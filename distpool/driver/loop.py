@@ -1,0 +1,355 @@
+"""The driver's thread: waits for messages and deadlines, and hands them to the pools they concern.
+
+Other threads may serve too: one that submits drains the channel in passing, and one that waits for a result *leads*,
+that is, it waits on the channel itself, which saves the wake-up of this thread on the way of each result.  Meanwhile
+this thread stands aside.  It is not told when a short lead ends, since in a row of calls the next one is about to
+begin; it looks by itself soon after.  Whatever must not run in a user's thread - callbacks, the pickling of
+definitions - is left to this one.
+
+With a private node the thread ends when there is no pool any more, and begins again with the next: a program that has
+shut its pools down has no thread of ours, as with ``concurrent.futures``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from distpool.driver.interrupts import shield
+from distpool.driver.output import TaskOutput
+from distpool.wire import codec, scheduler_to_driver, worker_to_driver
+from distpool.wire.channel import Incoming
+from distpool.wire.doorbell import Doorbell
+
+if TYPE_CHECKING:
+    from distpool.driver.pool import Settled, WorkerPool
+    from distpool.driver.session import Session
+    from distpool.driver.state import Effects
+
+#: How long the connection of a worker that is gone is kept for its last words.
+_HANG_UP_AFTER_S = 0.1
+#: In a worker: for how long nested work may find no worker before this one lends its slot.
+_LEND_AFTER_S = 0.03
+#: How soon this thread looks again whether somebody still leads, at first and at most.
+_ASIDE_S = 0.002
+_LONGEST_ASIDE_S = 0.5
+_TASK_MESSAGES = (
+    worker_to_driver.TasksDone,
+    worker_to_driver.Retracted,
+    worker_to_driver.SetupDone,
+    worker_to_driver.SetupFailed,
+)
+_monotonic = time.monotonic
+
+
+class Loop:
+    """One per session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._stopping = False
+        self._leading = threading.Lock()
+        self._leads = 0
+        self._leader = 0
+        self._bell = Doorbell(session.node.sentinel if session.node is not None else -1)
+        self._leader_bell = Doorbell()
+        self._aside = False
+        self._starving_since = math.inf
+        self._lent = False
+        self._sleeps_until = 0.0
+        self._hang_ups: deque[tuple[float, bytes]] = deque()
+        self._later: deque[Callable[[], None]] = deque()
+        self._output = TaskOutput()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread if it does not run (caller holds the session's lock, or is the only one to know it)."""
+        if self._thread is None and not self._stopping:
+            self._thread = threading.Thread(target=self._run, name="distpool-driver", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # too many threads, or too late
+                self._thread = None
+                raise
+
+    def stop(self) -> None:
+        """End the thread, and wait for that."""
+        self._stopping = True
+        self.wake()
+        if not self.is_current():
+            thread = self._thread
+            if thread is not None:
+                thread.join()
+            self._bell.close()
+            self._leader_bell.close()
+
+    def is_current(self) -> bool:
+        """Whether the caller is the loop's thread."""
+        return threading.current_thread() is self._thread
+
+    def hang_up_later(self, peer: bytes) -> None:
+        """Close a connection once its last words must have arrived."""
+        self._hang_ups.append((_monotonic() + _HANG_UP_AFTER_S, peer))
+
+    def wake(self) -> None:
+        """Have the thread look at what was left to it (may be called from finalizers)."""
+        self._bell.ring()
+
+    def wake_leader(self) -> None:
+        """Futures were settled: the thread that leads, if it is not the caller, may be waiting for one of them."""
+        if self._leader and self._leader != threading.get_ident():
+            self._leader_bell.ring()
+
+    def note_deadline(self, deadline: float | None) -> None:
+        """A pool has a new deadline: make sure that the thread does not sleep past it."""
+        if deadline is not None and deadline < self._sleeps_until and not self.is_current():
+            self.wake()
+
+    def lead(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Serve the channel in the caller's thread until ``is_done()``; False when that is not to be had here, because
+        the time ran out or somebody else leads: the caller then waits in another way."""
+        began = _monotonic()
+        deadline = None if timeout_s is None else began + timeout_s
+        if self.is_current():
+            # A done-callback waits for further work: nobody but this thread may be there to bring it.
+            while not is_done():
+                if self._stopping or (deadline is not None and deadline <= _monotonic()):
+                    return False
+                self._turn(deadline)
+            return True
+        with shield:
+            return self._lead(is_done, began, deadline)
+
+    def _lead(self, is_done: Callable[[], bool], began: float, deadline: float | None) -> bool:
+        if not self._leading.acquire(blocking=False):
+            return False
+        channel = self._session.channel
+        try:
+            self._leads += 1
+            self._leader = threading.get_ident()
+            while not is_done():
+                remaining = None if deadline is None else deadline - _monotonic()
+                if self._stopping or (remaining is not None and remaining <= 0):
+                    return False
+                arrived = channel.drain()
+                if not arrived:
+                    lifted = shield.lift()
+                    try:
+                        channel.wait(remaining, self._leader_bell)
+                    finally:
+                        shield.lower(lifted)
+                    arrived = channel.drain()
+                self.serve(arrived)
+            return True
+        finally:
+            self._leader = 0
+            self._leading.release()
+            if self._aside and (_monotonic() - began > _ASIDE_S or self._session.busy()):
+                self._bell.ring()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+                if self._retires():
+                    return
+        except Exception as error:
+            # A defect, or memory ran out: whoever waits must hear of it, and nobody else is left to say so.
+            self._session.on_failure(error)
+            raise
+
+    def _turn(self, deadline: float | None = None) -> None:
+        """Wait for whatever comes next, at most until ``deadline``, and attend to it."""
+        timeout_s = self._timeout_s()
+        if deadline is not None:
+            remaining = max(0.0, deadline - _monotonic())
+            timeout_s = remaining if timeout_s is None else min(timeout_s, remaining)
+        self.serve(self._session.channel.receive(timeout_s, self._bell))
+        self._sleeps_until = 0.0
+        if self._leading.locked():
+            self._stand_aside()
+        self._work_off()
+
+    def _retires(self) -> bool:
+        """Whether there is nothing left to do; the thread must then end.
+
+        Only with a private node: that learns of this process's end by other means than signs of life.
+        """
+        session = self._session
+        if session.pools or session.node is None:
+            return False
+        with session.lock:
+            if session.pools or self._hang_ups or self._later or session.has_callbacks():
+                return False
+            self._thread = None
+            return True
+
+    def _stand_aside(self) -> None:
+        """Leave the channel to the thread that leads, but not the deadlines."""
+        pause_s, seen = _ASIDE_S, self._leads
+        self._aside = True
+        while self._leading.locked() and not self._has_chores():
+            timeout_s = self._timeout_s()
+            if self._bell.wait(pause_s if timeout_s is None else min(pause_s, timeout_s)):
+                break
+            if timeout_s is not None and timeout_s <= pause_s:
+                break
+            pause_s = min(2 * pause_s, _LONGEST_ASIDE_S) if seen == self._leads else _ASIDE_S
+            seen = self._leads
+        self._aside = False
+
+    def _has_chores(self) -> bool:
+        session = self._session
+        lost = self._bell.broken and not session.lost
+        return bool(lost or self._stopping or self._later or session.has_callbacks())
+
+    def _work_off(self) -> None:
+        """Deadlines, and what others left to this thread."""
+        session = self._session
+        if self._bell.broken and not session.lost:
+            session.on_node_lost()
+        now = _monotonic()
+        for pool in list(session.pools.values()):
+            deadline = pool.next_deadline()
+            if deadline is not None and deadline <= now:
+                with session.lock:
+                    settled = pool.handle(pool.on_time, now)
+                session.settle(settled)
+        if session.worker is not None:
+            self._lend_when_starving(now)
+        while self._hang_ups and self._hang_ups[0][0] <= now:
+            session.hang_up(self._hang_ups.popleft()[1])
+        while self._later:
+            self._later.popleft()()
+        session.attend_to_finalizers()
+        session.run_callbacks()
+
+    def _lend_when_starving(self, now: float) -> None:
+        """In a worker: its task may wait for nested work in ways that cannot be seen from here (``as_completed``, an
+        event, another thread).  Work that finds no worker for a while gets this worker's slot until all of it is done,
+        so none of these ways can deadlock; if the task does not wait at all, there is one busy process more meanwhile.
+        """
+        from distpool.worker import context
+
+        if self._lent:
+            # Not as soon as the work has found a worker: with every slot taken back while its holder still waits, none
+            # would be left for what that work submits in turn.
+            if not self._session.busy():
+                self._lent = False
+                self._starving_since = math.inf
+                context.leave_blocked()
+        elif not any(pool.starving for pool in list(self._session.pools.values())):
+            self._starving_since = math.inf
+        elif self._starving_since == math.inf:
+            self._starving_since = now
+        elif now >= self._starving_since + _LEND_AFTER_S:
+            self._lent = True
+            context.enter_blocked()
+
+    def _timeout_s(self) -> float | None:
+        session = self._session
+        deadlines = [self._hang_ups[0][0]] if self._hang_ups else []
+        if session.worker is not None and not self._lent:
+            if self._starving_since == math.inf and any(pool.starving for pool in list(session.pools.values())):
+                self._starving_since = _monotonic()
+            deadlines.append(self._starving_since + _LEND_AFTER_S)
+        with session.lock:
+            for pool in session.pools.values():
+                deadline = pool.next_deadline()
+                if deadline is not None:
+                    deadlines.append(deadline)
+            self._sleeps_until = min(deadlines, default=math.inf)
+        if self._later or session.has_callbacks():
+            return 0.0
+        return max(0.0, self._sleeps_until - _monotonic()) if self._sleeps_until < math.inf else None
+
+    def serve(self, arrived: list[Incoming]) -> None:
+        """Handle messages, in any thread."""
+        if not arrived:
+            return
+        session = self._session
+        settled: Settled = []
+        with session.lock:
+            now = _monotonic()
+            for peer, frames in arrived:
+                if peer[:1] == b"w":
+                    self._from_worker(peer, codec.decode_from_worker_at_driver(frames[0]), now, settled)
+                elif peer[:1] == b"s":
+                    self._from_scheduler(codec.decode_from_scheduler_at_driver(frames[0]), now, settled)
+        try:
+            # Also when none of it came now: another thread that took it in may not have come so far.
+            self._output.show()
+        finally:
+            if settled:
+                session.settle(settled)
+
+    def _from_worker(self, peer: bytes, message: worker_to_driver.Message, now: float, settled: Settled) -> None:
+        session = self._session
+        known = session.worker_of(peer)
+        if known is None:
+            return
+        pool, lease = known
+        if isinstance(message, _TASK_MESSAGES):
+
+            def event(now: float, effects: Effects) -> None:
+                pool.on_message(lease, message, now, effects)
+
+            settled += pool.handle(event, now)
+        elif isinstance(message, (worker_to_driver.Output, worker_to_driver.LogRecords)):
+            self._output.waiting.append(message)
+        else:
+            self._do_later(lambda: self._serve_worker(peer, message))
+
+    def _from_scheduler(self, message: scheduler_to_driver.Message, now: float, settled: Settled) -> None:
+        session = self._session
+        if isinstance(message, scheduler_to_driver.SchedulerWelcome):
+            session.welcome = message
+            return
+        if isinstance(message, scheduler_to_driver.HelloWanted):
+            session.introduce_again(settled)
+            return
+        if isinstance(message, scheduler_to_driver.Refused):
+            session.refused(message.reason, settled)
+            return
+        pool: WorkerPool | None = session.pools.get(message.pool)
+        if isinstance(message, scheduler_to_driver.LeaseEnded):
+            session.lease_ended(message.lease)
+        elif isinstance(message, scheduler_to_driver.LeaseGranted):
+            if pool is None:
+                session.decline(message)
+            else:
+                session.lease_began(pool, message)
+        if pool is None:
+            return
+        handlers: dict[type, Any] = {
+            scheduler_to_driver.LeaseGranted: pool.on_granted,
+            scheduler_to_driver.LeaseEnded: pool.on_ended,
+            scheduler_to_driver.DemandInfeasible: pool.on_infeasible,
+        }
+        handler = handlers.get(type(message))
+
+        def event(now: float, effects: Effects) -> None:
+            if handler is not None:
+                handler(message, now, effects)
+            else:
+                pool.on_reclaim(now, effects)
+
+        settled += pool.handle(event, now)
+
+    def _do_later(self, action: Callable[[], None]) -> None:
+        self._later.append(action)
+        if not self.is_current():
+            self.wake()
+
+    def _serve_worker(self, peer: bytes, message: worker_to_driver.Message) -> None:
+        """Questions about code: in the loop's thread, without the lock, since user code (the pickling of user objects)
+        may run here."""
+        session = self._session
+        if isinstance(message, (worker_to_driver.FetchDefinitions, worker_to_driver.FetchModule)):
+            session.send(peer, session.definitions.answer(peer, message))
+        elif isinstance(message, worker_to_driver.Unpinned):
+            session.store.unpin(peer.decode(), message.objects)

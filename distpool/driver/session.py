@@ -1,0 +1,448 @@
+"""The process's one connection to its workers: attach or start, the channel, the pools, the end.
+
+A session owns the channel, the lock that guards all its cores, and one thread (``loop.Loop``) that serves what arrives
+while no other thread happens to do so.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import TimeoutError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from distpool import errors
+from distpool.driver import ending
+from distpool.driver.functions import FunctionTable
+from distpool.driver.inherited import inherit
+from distpool.driver.interrupts import shield
+from distpool.driver.loop import Loop
+from distpool.driver.pool import PoolSpec, Settled, WorkerPool
+from distpool.driver.state import Failure, FailureKind
+from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
+from distpool.wire.channel import Channel, PeerUnreachable
+from distpool.wire.driver_to_worker import ReleaseObjects
+
+if TYPE_CHECKING:
+    from distpool.driver.future import DistFuture
+
+_SCHEDULER = b"s"
+#: How long a scheduler may take to answer.
+CONNECT_TIMEOUT_S = 30.0
+
+
+class Session:
+    """See the module's description.
+
+    :param endpoint: the scheduler's, or None to start a private node.
+    :raises ConnectError: when no scheduler answers, or it refuses.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        from distpool.worker import context as worker_context
+
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.routing_id = b"d-" + secrets.token_hex(6).encode()
+        self.worker = worker_context.current()
+        self.node = None
+        store_folder = ""
+        if self.worker is not None and endpoint is None:
+            endpoint = self.worker.scheduler_endpoint
+            store_folder = self.worker.store_folder
+        if endpoint is None:
+            from distpool.node.launch import start_private_node
+
+            self.node = start_private_node(wait=False)
+            endpoint = self.node.endpoint
+            store_folder = self.node.store_folder
+        # What this process imports, it imports while the node starts.
+        from distpool.code.definitions import DefinitionServer
+        from distpool.code.pickler import function_is_stable
+        from distpool.driver import environment  # noqa: F401 - the first pool needs it
+        from distpool.store.client import ObjectStore, install, store_of_this_process
+
+        if self.node is not None:
+            self.node.wait_ready()
+        self.endpoint = endpoint
+        self.node_name = socket.gethostname()
+        # A process has one store: in a worker, what a task puts there may become part of its result.
+        inherited = store_of_this_process() if self.worker is not None else None
+        self._owns_store = inherited is None
+        if inherited is not None:
+            self.store = inherited
+            inherited.on_free = self._release_later
+        else:
+            self.store = ObjectStore(Path(store_folder), self.routing_id.decode(), on_free=self._release_later)
+            install(self.store)
+        self.definitions = DefinitionServer(self.store)
+        self.functions = FunctionTable(self.definitions.pack_function, function_is_stable)
+        self.pools: dict[str, WorkerPool] = {}
+        self.interrupted = False
+        #: Whether the private node ended under us.
+        self.lost = False
+        self._next_pool = 0
+        self._by_worker: dict[bytes, tuple[WorkerPool, str]] = {}
+        self._by_lease: dict[str, bytes] = {}
+        self._callbacks: deque[DistFuture[Any]] = deque()
+        #: What waits for futures that have been settled.
+        self.due: deque[Callable[[], None]] = deque()
+        self._attending = threading.Lock()
+        self._abandoned: deque[WorkerPool] = deque()
+        self._releases: deque[tuple[str, list[str]]] = deque()
+        self._closed = False
+        self.welcome: scheduler_to_driver.SchedulerWelcome | None = None
+        self._context = zmq.Context()
+        self.channel = Channel(self._context, self.routing_id)
+        self.channel.connect(endpoint, _SCHEDULER)
+        self._say_hello()
+        self.loop = Loop(self)
+        if self.node is None:
+            self.loop.start()
+
+    def _say_hello(self) -> None:
+        parent = self.worker.lease if self.worker is not None else ""
+        leases = tuple(lease for pool in self.pools.values() for lease in pool.held_leases())
+        self.tell_scheduler(
+            driver_to_scheduler.DriverHello(
+                codec.PROTOCOL, codec.PYTHON, _version(), socket.gethostname(), self.pid, parent, leases
+            )
+        )
+
+    def introduce_again(self, settled: Settled) -> None:
+        """The scheduler has lost its memory: tell it everything anew (caller holds the lock)."""
+        self._say_hello()
+        for pool in list(self.pools.values()):
+            self.tell_scheduler(pool.announcement())
+            settled += pool.handle(pool.on_opened, time.monotonic())
+
+    # -- pools --------------------------------------------------------------------------------------------------
+
+    def open_pool(self, spec: PoolSpec) -> WorkerPool:
+        """A new pool with workers of its own."""
+        with self.lock:
+            self._next_pool += 1
+            pool_id = f"{self.routing_id.decode()}.{self._next_pool}"
+        pool = WorkerPool(self, spec, pool_id, owned=True)
+        self._announce(pool)
+        return pool
+
+    def join_pool(self, pool_id: str, spec: PoolSpec) -> WorkerPool:
+        """The pool of that name: this process's own, or in a worker a share of the one that its driver opened."""
+        with self.lock:
+            pool = self.pools.get(pool_id)
+        if pool is not None and not pool.closed:
+            return pool
+        pool = WorkerPool(self, spec, pool_id, owned=False)
+        self._announce(pool)
+        return pool
+
+    def _announce(self, pool: WorkerPool) -> None:
+        with shield:
+            with self.lock:
+                if self._closed:
+                    raise RuntimeError("distpool was shut down in this process")
+                self.loop.start()
+                self.pools[pool.pool_id] = pool
+                self.tell_scheduler(pool.announcement())
+                settled = pool.handle(pool.on_opened, time.monotonic())
+            self.settle(settled)
+
+    def forget_pool(self, pool: WorkerPool) -> None:
+        """A pool has ended (caller holds the lock)."""
+        if self.pools.pop(pool.pool_id, None) is not None:
+            self.tell_scheduler(driver_to_scheduler.ClosePool(pool.pool_id, 0.0))
+
+    def capture_setup(self, spec: PoolSpec, initializer: Any) -> Any:
+        """What workers of a pool are told to look like: this program as it is now."""
+        from distpool.driver.environment import capture
+
+        return capture(self, spec, initializer)
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def send(self, peer: bytes, message: Any) -> None:
+        """Send to a worker; one that is gone is ignored, since word of its end is on the way."""
+        try:
+            self.channel.send(peer, (codec.encode(message),))
+        except PeerUnreachable:
+            pass
+
+    def tell_scheduler(self, message: driver_to_scheduler.Message) -> None:
+        """Send to the scheduler."""
+        try:
+            self.channel.send(_SCHEDULER, (codec.encode(message),))
+        except PeerUnreachable:
+            pass
+
+    def announce_changed_definitions(self) -> None:
+        """Tell workers about names of ``__main__`` that were rebound since they got them."""
+        changes = self.definitions.changes()
+        if changes:
+            with shield, self.lock:
+                for peer in self._by_worker:
+                    for change in changes:
+                        self.send(peer, change)
+
+    # -- receiving ----------------------------------------------------------------------------------------------
+
+    def assist(self) -> None:
+        """Serve what has arrived, in the caller's thread."""
+        with shield:
+            self.loop.serve(self.channel.drain())
+
+    def settle(self, settled: Settled) -> None:
+        """Resolve futures; their callbacks run in the loop's thread, never in one that merely passed by."""
+        callbacks = False
+        for future, packed, error in settled:
+            if future.settle("FINISHED", packed, error, due=self.due):
+                self._callbacks.append(future)
+                callbacks = True
+        self.attend_to_dependents()
+        self.loop.wake_leader()
+        if callbacks and not self.loop.is_current():
+            # Their pool may have ended, and the thread with it.
+            with self.lock:
+                self.loop.start()
+            self.loop.wake()
+
+    def attend_to_dependents(self) -> None:
+        """Let tasks go on that waited for settled futures.
+
+        One after the other and not inside each other: the failure of the first of a long chain settles them all.
+        """
+        while self.due and self._attending.acquire(blocking=False):
+            try:
+                while self.due:
+                    self.due.popleft()()
+            finally:
+                self._attending.release()
+
+    def has_callbacks(self) -> bool:
+        """Whether callbacks, or notes that finalizers took, wait for the loop's thread."""
+        return bool(self._callbacks or self._releases or self._abandoned)
+
+    def busy(self) -> bool:
+        """Whether any task is under way."""
+        return any(pool.busy for pool in list(self.pools.values()))
+
+    def run_callbacks(self) -> None:
+        """Run the done-callbacks of settled futures (in the loop's thread)."""
+        while self._callbacks:
+            self._callbacks.popleft().run_callbacks()
+
+    def worker_of(self, peer: bytes) -> tuple[WorkerPool, str] | None:
+        """The pool and lease of a worker that spoke."""
+        return self._by_worker.get(peer)
+
+    def lease_began(self, pool: WorkerPool, grant: scheduler_to_driver.LeaseGranted) -> None:
+        """A worker is ours (caller holds the lock)."""
+        peer = grant.worker.encode()
+        self._by_worker[peer] = (pool, grant.lease)
+        self._by_lease[grant.lease] = peer
+
+    def decline(self, grant: scheduler_to_driver.LeaseGranted) -> None:
+        """A worker came for a pool that has ended meanwhile (caller holds the lock)."""
+        self.tell_scheduler(driver_to_scheduler.ReturnLease(grant.lease, 0.0))
+
+    def refused(self, reason: str, settled: Settled) -> None:
+        """The scheduler will not serve this program: nothing can run (caller holds the lock)."""
+        failure = Failure(FailureKind.BROKEN, error=errors.ConnectError(reason))
+        for pool in list(self.pools.values()):
+            settled += pool.handle(functools.partial(pool.on_broken, failure), time.monotonic())
+
+    def on_node_lost(self) -> None:
+        """The private node's process ended, and with it every worker: nothing more can run in this session.
+
+        The next pool starts a new one.
+        """
+        self._give_up(
+            "the process that keeps this program's workers (its private node) ended unexpectedly, perhaps killed from "
+            "outside; make a new pool to go on"
+        )
+
+    def on_failure(self, error: Exception) -> None:
+        """The thread that serves this session failed; the next pool starts another session."""
+        self._give_up(f"distpool itself failed: {type(error).__name__}: {error}; make a new pool to go on")
+
+    def _give_up(self, reason: str) -> None:
+        failure = Failure(FailureKind.BROKEN, reason=reason)
+        settled: Settled = []
+        with self.lock:
+            self.lost = True
+            for pool in list(self.pools.values()):
+                settled += pool.handle(functools.partial(pool.on_node_lost, failure), time.monotonic())
+        self.settle(settled)
+
+    def has_lost_node(self) -> bool:
+        """Whether the private node ended; without pools, nobody has watched it."""
+        return self.lost or (self.node is not None and not self.pools and not self.node.alive())
+
+    def lease_ended(self, lease: str) -> None:
+        """A worker is gone (caller holds the lock); its last words may still arrive for a moment."""
+        peer = self._by_lease.pop(lease, None)
+        if peer is not None:
+            self.loop.hang_up_later(peer)
+
+    def hang_up(self, peer: bytes) -> None:
+        """Close the connection to a worker that is gone."""
+        with self.lock:
+            self._by_worker.pop(peer, None)
+        self.channel.disconnect(peer)
+        self.definitions.forget(peer)
+        self.store.process_died(peer.decode())
+
+    def _release_later(self, maker: str, object_ids: list[str]) -> None:
+        """Results that a worker made are no longer needed (called from finalizers: take a note only)."""
+        if self.pools:  # the makers end with their pools
+            self._releases.append((maker, object_ids))
+            self.loop.wake()
+
+    def abandon(self, pool: WorkerPool) -> None:
+        """A pool that nobody holds any more (called from finalizers)."""
+        self._abandoned.append(pool)
+        self.loop.wake()
+
+    def attend_to_finalizers(self) -> None:
+        """Do what finalizers could only take a note of (in the loop's thread)."""
+        while self._abandoned:
+            self._abandoned.popleft().shutdown(wait=False)
+        while self._releases:
+            maker, object_ids = self._releases.popleft()
+            self.send(maker.encode(), ReleaseObjects(object_ids))
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
+        """Block until the future is done (errors as in ``concurrent.futures``)."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._lending():
+            if self.loop.lead(future.done, timeout_s):
+                return
+            condition = future._condition
+            with condition:
+                if not condition.wait_for(future.done, None if deadline is None else deadline - time.monotonic()):
+                    raise TimeoutError
+
+    def wait_for_event(self, event: threading.Event, timeout_s: float | None = None) -> bool:
+        """Block until the event is set, lending this worker's slot if this is a worker."""
+        if event.is_set():
+            return True
+        with self._lending():
+            return event.wait(timeout_s)
+
+    def _lending(self) -> Any:
+        if self.worker is None:
+            return self._noticing_interrupt()
+        from distpool.worker import context
+
+        return context.blocked()
+
+    def _noticing_interrupt(self) -> Any:
+        return ending.noticing_interrupt(self)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """End everything that this session started; what is still running is killed."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            pools = list(self.pools.values())
+        for pool in pools:
+            pool.kill()
+        for pool in pools:
+            pool.join(5.0)
+        self.tell_scheduler(driver_to_scheduler.DriverGoodbye())
+        self.loop.stop()
+        if self.node is not None:
+            self.node.stop()
+        self.channel.close()
+        self._context.destroy(linger=0)
+        if self._owns_store:
+            self.store.close()
+        # The closed session may be referred to for long; what its pools were given must not be.
+        with self.lock:
+            self._by_worker.clear()
+            self.pools.clear()
+
+
+_current: Session | None = None
+_current_lock = threading.Lock()
+_foreign: list[Session] = []
+
+
+def current_session(address: str | None = None) -> Session:
+    """This process's session, made at the first call.
+
+    :param address: the scheduler to attach to; None: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :raises ConnectError: when the scheduler cannot be reached.
+    """
+    global _current
+    with _current_lock:
+        if ending.interpreter_ends():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        session = _current
+        if session is not None and session.pid == os.getpid() and session.has_lost_node():
+            session.close()
+        if session is None or session.closed or session.pid != os.getpid():
+            ending.install(close_current)
+            session = _current = Session(address or os.environ.get("DISTPOOL_ADDRESS") or None)
+        return session
+
+
+def close_current() -> None:
+    """End this process's session, if it has one."""
+    global _current
+    with _current_lock:
+        session, _current = _current, None
+    if session is not None and session.pid == os.getpid():
+        session.close()
+
+
+def existing_session() -> Session | None:
+    """This process's session if it has one."""
+    session = _current
+    return session if session is not None and session.pid == os.getpid() and not session.closed else None
+
+
+def forget_in_child() -> None:
+    """In a process that the user forked: the session is the parent's; this process makes its own if it needs one.
+
+    The parent's objects are kept, unused, so that nothing of theirs is finalized here.
+    """
+    global _current, _current_lock
+    if _current is not None:
+        _foreign.append(_current)
+        for pool in list(_current.pools.values()):
+            inherit(pool)
+        if _current.node is not None:
+            _current.node.forget()
+    _current = None
+    _current_lock = threading.Lock()
+
+
+def rejoin(pool_id: str, spec: PoolSpec) -> WorkerPool:
+    """What a pickled ``WorkerPool`` becomes where it is unpickled."""
+    return current_session().join_pool(pool_id, spec)
+
+
+def _version() -> str:
+    from distpool.version import __version__
+
+    return __version__

@@ -1,0 +1,99 @@
+"""What the driver's core knows and says: workers, groups, effects and failures."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from distpool.driver.task import Task
+from distpool.wire.resources import Shape
+from distpool.wire.worker_to_driver import Result
+
+
+class FailureKind(enum.Enum):
+    """Why a task failed without having returned or raised."""
+
+    WORKER_DIED = "worker died"
+    TIMED_OUT = "timed out"
+    KILLED = "killed"
+    INFEASIBLE = "infeasible"
+    BROKEN = "pool broken"
+
+
+class WorkerExit(msgspec.Struct, frozen=True):
+    """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal)."""
+
+    pid: int
+    exit_code: int
+    reason: str = ""
+    stderr_tail: str = ""
+    peak_rss_bytes: int = 0
+    node: str = ""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why, and the circumstances as far as they are known."""
+
+    kind: FailureKind
+    exit: WorkerExit | None = None
+    reason: str = ""
+    error: BaseException | None = None
+
+
+class Worker(msgspec.Struct, eq=False):
+    """A leased worker, and what it holds.
+
+    ``in_flight`` are its unanswered attempts in the order of sending; ``stopping`` the attempts whose tasks are
+    settled already but which it has not yet let go of (interrupted or withdrawn).
+    """
+
+    lease: str
+    peer: bytes
+    shape: Shape
+    node: str
+    pid: int
+    ordinal: int
+    in_flight: dict[int, Task] = msgspec.field(default_factory=dict)
+    stopping: set[int] = msgspec.field(default_factory=set)
+    tasks_given: int = 0
+    answered: bool = False
+    leaving: bool = False
+    exclusive: bool = False
+    retracting: bool = False
+    last_progress: float = 0.0
+    idle_since: float = 0.0
+    exit: WorkerExit | None = None
+
+
+class Effects(msgspec.Struct, eq=False):
+    """Everything that the shell must now do, in this order of fields."""
+
+    demand: list[tuple[Shape, int]] = msgspec.field(default_factory=list)
+    send: list[tuple[Worker, list[Task]]] = msgspec.field(default_factory=list)
+    retract: list[tuple[Worker, list[int]]] = msgspec.field(default_factory=list)
+    interrupt: list[tuple[Worker, int]] = msgspec.field(default_factory=list)
+    leave: list[Worker] = msgspec.field(default_factory=list)
+    give_back: list[tuple[Worker, float, bool]] = msgspec.field(default_factory=list)
+    """Worker, seconds of grace, whether to send SIGTERM first."""
+    requeued: list[Task] = msgspec.field(default_factory=list)
+    finished: list[tuple[Task, Result]] = msgspec.field(default_factory=list)
+    failed: list[tuple[Task, Failure]] = msgspec.field(default_factory=list)
+    late: list[Result] = msgspec.field(default_factory=list)
+    """Answers that nobody waits for any more."""
+    broken: Failure | None = None
+    idle: bool = False
+    """No task is left in the pool."""
+
+
+class Group(msgspec.Struct, eq=False):
+    """The tasks and workers of one shape."""
+
+    shape: Shape
+    ready: deque[Task] = msgspec.field(default_factory=deque)
+    workers: dict[str, Worker] = msgspec.field(default_factory=dict)
+    idle: dict[str, Worker] = msgspec.field(default_factory=dict)
+    demand: int = 0
+    task_s: float = 0.0
+    """Moving average of a task's duration; 0 while unknown."""

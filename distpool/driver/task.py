@@ -1,0 +1,42 @@
+"""A task as its driver knows it: the message to send, and what is needed to send it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from distpool.wire import driver_to_worker
+from distpool.wire.resources import Shape
+
+
+class Function(msgspec.Struct, eq=False):
+    """A callable that tasks name by number, sent to each worker once.
+
+    ``keep`` owns the stored buffers of ``value``.
+    """
+
+    number: int
+    name: str
+    value: driver_to_worker.Value
+    keep: Any = None
+
+
+class Task(msgspec.Struct, eq=False):
+    """One call, from ``submit`` until its future is resolved.
+
+    ``message`` is what the next attempt sends; its ``attempt`` number is drawn anew for every attempt.  ``future`` is
+    opaque to the core.  ``keep`` owns the stored buffers of the arguments.  ``alone`` marks a task that must not share
+    a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
+    """
+
+    future: Any
+    message: driver_to_worker.Task
+    function: Function
+    shape: Shape
+    retries_left: int
+    timeout_s: float | None = None
+    alone: bool = False
+    withdrawn: bool = False
+    deaths: int = 0
+    keep: Any = None

@@ -1,0 +1,249 @@
+"""The joblib backend ``"distpool"``, registered by importing this module.
+
+``Parallel`` calls run in a pool that is kept between calls, as joblib's default backend does: a second call finds
+workers that are up and have their imports done.  Idle workers end by themselves after a while.
+
+Where joblib memory-maps large arrays through files, distpool's object store does the same for every value, so
+``max_nbytes``, ``temp_folder`` and ``mmap_mode`` are accepted and have no effect.  Tasks may write to the arrays that
+they get; nobody else sees it.  What the caller mapped from a file is the same file in the tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pickle import PicklingError
+from typing import TYPE_CHECKING, Any
+
+import joblib
+from joblib.parallel import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+    register_parallel_backend,
+)
+
+from distpool import joblib_discovery, joblib_memmaps
+from distpool.executor import PoolSlot, checked_spec
+from distpool.options import current
+
+if TYPE_CHECKING:
+    from distpool.driver.pool import PoolSpec
+
+#: Seconds after which idle workers end; joblib's own default.
+IDLE_WORKER_TIMEOUT_S = 300.0
+#: Pools kept for the next call; a call with other arguments needs another one.
+KEPT_POOLS = 2
+
+#: What joblib hands to every backend, and what has no meaning here.
+_WITHOUT_EFFECT = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
+
+
+class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """Runs the batches of a ``joblib.Parallel`` in distpool's workers.
+
+    :param idle_worker_timeout: seconds after which idle workers end.
+    :param initializer: called with ``initargs`` in each worker before its first batch.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+
+    def __init__(
+        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **arguments: Any
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._arguments = arguments
+        self._workers: _Workers | None = None
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """How many batches run at one time; 1 where joblib's process backends do not nest."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        obstacle = self._obstacle()
+        if obstacle:
+            if n_jobs != 1:
+                warnings.warn(f"distpool-backed parallel loops cannot be {obstacle}, setting n_jobs=1", stacklevel=3)
+            return 1
+        if n_jobs < 0:
+            # joblib's count: it knows the same limits as ours, and LOKY_MAX_CPU_COUNT.
+            return max(int(joblib.cpu_count()) + 1 + n_jobs, 1)
+        return n_jobs
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: str | None = None,
+        require: str | None = None,
+        **arguments: Any,
+    ) -> int:
+        """Find or open the pool for a ``Parallel`` call."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        spec = self._spec(n_jobs, **{**self._arguments, **arguments})
+        self.parallel = parallel
+        self._workers = _Workers(_kept_pools.slot_for(spec))
+        return n_jobs
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
+        """Run a batch.  Whatever goes wrong is reported by the future: joblib also submits from callbacks, where an
+        exception would reach nobody."""
+        assert self._workers is not None
+        future = self._workers.submit(func)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    #: joblib's name for ``submit`` before 1.5.
+    apply_async = submit
+
+    def retrieve_result_callback(self, future: Future[Any]) -> Any:
+        """The results of a batch."""
+        return future.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """End what this call has under way.  Other calls that share the pool go on undisturbed."""
+        if self._workers is not None:
+            self._workers.abort()
+            self._workers = None
+        if ensure_ready:
+            self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel, **self.parallel._backend_kwargs)
+
+    def terminate(self) -> None:
+        """The call is over; the pool stays for the next one."""
+        self._workers = None
+        self.reset_batch_stats()
+
+    @contextlib.contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """While a nested call waits for its batches, its worker's slot is lent to them."""
+        from distpool.worker import context
+
+        if context.current() is None:
+            yield
+        else:
+            with context.blocked():
+                yield
+
+    def _obstacle(self) -> str:
+        from distpool.worker import context
+
+        if not (self.in_main_thread() or self.nesting_level == 0):
+            return "nested below threads"
+        if multiprocessing.current_process().daemon and context.current() is None:
+            return "called in a multiprocessing"
+        return ""
+
+    def _spec(
+        self,
+        n_jobs: int,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        idle_worker_timeout: float | None = None,
+        **others: Any,
+    ) -> PoolSpec:
+        unknown = others.keys() - _WITHOUT_EFFECT
+        if unknown:
+            raise TypeError(f"the backend {joblib_discovery.NAME!r} has no argument {min(unknown)!r}")
+        return checked_spec(
+            n_jobs,
+            initializer,
+            initargs,
+            None,
+            idle_timeout_s=IDLE_WORKER_TIMEOUT_S if idle_worker_timeout is None else float(idle_worker_timeout),
+            num_threads=self.inner_max_num_threads,
+            environment=self._prepare_worker_env(n_jobs=n_jobs),
+            finish_at_exit=False,
+            label="the joblib pool",
+        )
+
+
+class _Workers:
+    """What one ``Parallel`` call has running in a pool that it may share with others."""
+
+    def __init__(self, slot: PoolSlot) -> None:
+        self._slot = slot
+        self._under_way: set[Any] = set()
+
+    def submit(self, batch: Callable[[], Any]) -> Future[Any]:
+        pool = self._slot.open()
+        try:
+            with joblib_memmaps.by_file_name():
+                future: Any = pool.submit(batch, (), {}, current())
+        except Exception as error:
+            return _failed(error, pool.broken is not None or pool.closed)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future  # type: ignore[no-any-return]
+
+    def abort(self) -> None:
+        futures = list(self._under_way)
+        # What waits goes first, or it would take the place of what is stopped.
+        for future in [future for future in futures if not future.cancel()]:
+            future.kill()
+
+
+class _KeptPools:
+    """The pools of past calls, most recent last.  A call holds its own reference: dropping one here ends it only when
+    nobody uses it any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slots: list[PoolSlot] = []
+
+    def slot_for(self, spec: PoolSpec) -> PoolSlot:
+        """The pool of an earlier call that wanted the same, or a new one."""
+        with self._lock:
+            self._slots = [slot for slot in self._slots if _usable(slot)]
+            for slot in self._slots:
+                if _same(slot.spec, spec):
+                    self._slots.remove(slot)
+                    break
+            else:
+                slot = PoolSlot(spec)
+            self._slots.append(slot)
+            dropped = self._slots[:-KEPT_POOLS]
+            self._slots = self._slots[-KEPT_POOLS:]
+        # Outside the lock: this may end pools.
+        dropped.clear()
+        return slot
+
+
+_kept_pools = _KeptPools()
+
+
+def _usable(slot: PoolSlot) -> bool:
+    pool = slot.pool
+    return pool is None or not (pool.closed or pool.broken)
+
+
+def _same(one: PoolSpec, other: PoolSpec) -> bool:
+    if one is other:
+        return True
+    try:
+        return bool(one == other)
+    except Exception:
+        return False  # arguments that do not compare, such as arrays
+
+
+def _failed(error: Exception, pool_is_over: bool) -> Future[Any]:
+    if not pool_is_over:
+        cause, error = error, PicklingError(f"Could not pickle the task to send to the workers: {error}")
+        error.__cause__ = cause
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    future.set_exception(error)
+    return future
+
+
+joblib_discovery.announce(joblib.parallel)
+register_parallel_backend(joblib_discovery.NAME, DistpoolBackend)

@@ -1,0 +1,43 @@
+"""The exceptions of failed tasks in the form in which the standard library's pool raises them."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import Future
+from concurrent.futures.process import _RemoteTraceback as WorkerTraceback
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any, cast
+
+from distpool.errors import SerializationError
+
+
+def as_pool_error(error: BaseException) -> BaseException:
+    """``error`` with the kind of cause, or of the kind, that programs written for ``multiprocessing.Pool`` expect."""
+    cause = error.__cause__
+    if isinstance(cause, WorkerTraceback):
+        error.__cause__ = RemoteTraceback(str(cause))
+        if isinstance(error, SerializationError):
+            # The task ran, and what it returned or raised could not be sent back.
+            unsent = MaybeEncodingError(error, "what the task returned or raised")
+            unsent.__cause__ = error
+            return cast(BaseException, unsent)
+    return error
+
+
+def as_submit_error(error: BaseException) -> BaseException:
+    """What ``get()`` raises when a call could not be sent.
+
+    An exception of the user's own (raised by a ``__reduce__``, say), or the standard library's refusal to pickle what
+    may only be inherited, arrives as it is.
+    """
+    cause = error.__cause__
+    if not isinstance(error, SerializationError) or cause is None:
+        return error
+    return error if isinstance(cause, (pickle.PicklingError, TypeError, AttributeError)) else cause
+
+
+def failed(error: BaseException) -> Future[Any]:
+    """A future that has failed already."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

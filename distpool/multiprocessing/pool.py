@@ -1,0 +1,396 @@
+"""``multiprocessing.pool`` on distpool: ``Pool`` is ours, ``ThreadPool`` and the rest the standard library's.
+
+Data flow of a call: ``Pool`` cuts it into chunks and submits these in the caller's thread; the results
+(``results``) wait on their futures.  ``imap`` and maps of very many chunks are fed by a thread (``feeding``), callbacks
+run in another (``callbacks``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from multiprocessing import pool as standard
+from multiprocessing import util
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any
+
+from distpool.multiprocessing.callbacks import CallbackThread
+from distpool.multiprocessing.failures import as_submit_error, failed
+from distpool.multiprocessing.feeding import Feed, Feeds, chunks, collect
+from distpool.multiprocessing.imap import IMapIterator, IMapUnorderedIterator
+from distpool.multiprocessing.results import (
+    ApplyResult,
+    Callback,
+    FedMapResult,
+    MapResult,
+)
+from distpool.options import current as current_options
+from distpool.wire.driver_to_worker import CHUNK, MAP
+
+if TYPE_CHECKING:
+    from distpool.driver.pool import PoolSpec, WorkerPool
+    from distpool.options import TaskOptions
+
+__all__ = ["Pool", "ThreadPool"]
+
+AsyncResult = ApplyResult
+
+INIT = "INIT"
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+
+_NO_KEYWORDS: Mapping[str, Any] = {}
+#: A map of more chunks than this does not make a future for each at once.
+_MOST_FUTURES = 8192
+
+
+class Pool(standard.Pool):
+    """A pool of worker processes with the interface, the chunking and the states of ``multiprocessing.Pool``.
+
+    A worker that dies is replaced and its tasks run again (``max_retries`` times, see ``distpool.options``), where the
+    standard library's pool waits for ever.
+
+    :param processes: number of workers (default: the CPUs that this process may use).
+    :param initializer: called as ``initializer(*initargs)`` in each worker before its first task.  ``initargs`` may
+        contain locks, queues, pipes, shared values and manager proxies.
+    :param maxtasksperchild: replace a worker after so many tasks (chunks).
+    :param context: the ``multiprocessing`` context that made the pool, which names its workers.
+    :raises ValueError: when ``processes`` or ``maxtasksperchild`` is not positive.
+    :raises TypeError: when ``initializer`` is not callable.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        # First of all, so that ``__del__`` finds it if anything below raises.
+        self._state = INIT
+        if context is None:
+            from distpool.multiprocessing.context import default_context
+
+            context = default_context.get_context()
+        self._ctx = context
+        if processes is None:
+            processes = _usable_cpus()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = processes
+        self._initializer = initializer
+        # What is shared through them lives as long as somebody here holds it.
+        self._initargs = tuple(initargs)
+        self._maxtasksperchild = maxtasksperchild
+
+        from distpool.driver.pool import PoolSpec
+
+        self._workers = self._open(
+            PoolSpec(
+                max_workers=processes,
+                initializer=initializer,
+                initargs=self._initargs,
+                max_tasks_per_child=maxtasksperchild,
+                eager=True,
+                process_name=_worker_name(context),
+                daemon=True,
+                finish_at_exit=False,
+                label="the pool",
+            )
+        )
+        workers = self._workers
+        self.callbacks = CallbackThread()
+        self._feeds = Feeds(lambda: workers.shutdown(wait=False))
+        self._terminate = util.Finalize(
+            self, _end_unattended, args=(workers, self._feeds, self.callbacks), exitpriority=15
+        )
+        self._state = RUN
+
+    def _open(self, spec: PoolSpec) -> WorkerPool:
+        from distpool.driver.session import current_session
+
+        return current_session().open_pool(spec)
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = _NO_KEYWORDS) -> Any:
+        """``func(*args, **kwds)`` in a worker."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = _NO_KEYWORDS,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Any:
+        """Start ``func(*args, **kwds)`` in a worker.
+
+        :param callback: called with the value in a thread of the pool; must not block.
+        :param error_callback: called with the exception instead.
+        """
+        self._check_running()
+        result = ApplyResult(self, callback, error_callback)
+        try:
+            future: Future[Any] = self._workers.submit(func, tuple(args), kwds, current_options())
+        except Exception as error:
+            future = failed(as_submit_error(error))
+        result.start((future,))
+        return result
+
+    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+        """The list of ``func(x)`` for each ``x`` of ``iterable``."""
+        values: list[Any] = self._map_async(func, iterable, CHUNK | MAP, chunksize).get()
+        return values
+
+    def starmap(
+        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[Any]:
+        """The list of ``func(*arguments)`` for each ``arguments`` of ``iterable``."""
+        values: list[Any] = self._map_async(func, iterable, CHUNK, chunksize).get()
+        return values
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Any:
+        """Start ``map``; callbacks as for ``apply_async``."""
+        return self._map_async(func, iterable, CHUNK | MAP, chunksize, callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Any:
+        """Start ``starmap``; callbacks as for ``apply_async``."""
+        return self._map_async(func, iterable, CHUNK, chunksize, callback, error_callback)
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
+        """Like ``map``, but results are iterated over as they come, in order; ``iterable`` may be endless.
+
+        :raises ValueError: when ``chunksize`` is less than 1.
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
+        """Like ``imap``, in the order in which results come (errors as there)."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        flags: int,
+        chunksize: int | None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> MapResult:
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        length = len(iterable)  # type: ignore[arg-type]
+        if chunksize is None:
+            # About four chunks for each worker, as in the standard library.
+            chunksize = -(-length // (self._processes * 4)) or 1
+        elif chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+        submit = self._submitter(func, flags)
+        if length > chunksize * _MOST_FUTURES:
+            return self._feed_map(submit, iterable, chunksize, callback, error_callback)
+        futures = []
+        batches = chunks(iterable, chunksize)
+        while True:
+            try:
+                chunk = next(batches)
+            except StopIteration:
+                break
+            except Exception as error:
+                futures.append(failed(error))
+                break
+            futures.append(submit(chunk))
+        result = MapResult(self, callback, error_callback)
+        result.start(futures)
+        return result
+
+    def _feed_map(
+        self,
+        submit: Callable[[Any], Future[Any]],
+        iterable: Iterable[Any],
+        chunksize: int,
+        callback: Callback | None,
+        error_callback: Callback | None,
+    ) -> MapResult:
+        result = FedMapResult(self, callback, error_callback)
+        feed = Feed(chunks(iterable, chunksize), submit, _MOST_FUTURES, in_order=True)
+        self._feeds.start(feed)
+        threading.Thread(target=collect, args=(feed, result), name="distpool-map", daemon=True).start()
+        return result
+
+    def _imap(
+        self, kind: type[IMapIterator], func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None
+    ) -> Any:
+        self._check_running()
+        if chunksize is None:
+            raise TypeError("chunksize must be an integer; only map works out one of its own")
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+        items = iterable if chunksize == 1 else chunks(iterable, chunksize)
+        submit = self._submitter(func, 0 if chunksize == 1 else CHUNK | MAP)
+        feed = Feed(items, submit, self._processes, in_order=not issubclass(kind, IMapUnorderedIterator))
+        results = kind(self, feed)
+        self._feeds.start(feed)
+        if chunksize == 1:
+            return results
+        return (item for chunk in results for item in chunk)
+
+    def _submitter(self, func: Callable[..., Any], flags: int) -> Callable[[Any], Future[Any]]:
+        """Submits an item or, with flags, a chunk of items."""
+        workers = self._workers
+        task_options: TaskOptions = current_options()
+
+        def submit(item: Any) -> Future[Any]:
+            try:
+                if flags:
+                    return workers.submit_chunk(func, item, task_options, flags)
+                return workers.submit(func, (item,), _NO_KEYWORDS, task_options)
+            except Exception as error:
+                return failed(as_submit_error(error))
+
+        return submit
+
+    # -- endings ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more calls; workers leave when what was asked for is done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._feeds.close()
+            self.callbacks.close()
+
+    def terminate(self) -> None:
+        """End the workers at once.  Calls that are not done fail, and their callbacks are not called."""
+        self._state = TERMINATE
+        # Forget the finalizer, which would do the same in a thread.
+        self._terminate.cancel()
+        _end(self._workers, self._feeds, self.callbacks)
+
+    def join(self) -> None:
+        """Wait for the workers to end.
+
+        :raises ValueError: unless ``close`` or ``terminate`` was called before.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            self._feeds.join()
+            self._workers.shutdown(wait=True)
+        else:
+            self._workers.join()
+        self.callbacks.join()
+
+    def __enter__(self) -> Pool:
+        self._check_running()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    def __del__(self, _warn: Any = warnings.warn, _RUN: str = RUN) -> None:
+        # Defaults, because the module's globals may be gone by now.
+        if self._state == _RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._processes}>"
+
+    # -- what other libraries read ------------------------------------------------------------------------------
+
+    @property
+    def _pool(self) -> list[Any]:
+        """The worker processes: objects with the interface of ``multiprocessing.Process``."""
+        return list(self._workers.processes().values())
+
+    @property
+    def _cache(self) -> dict[int, None]:
+        """As many entries as there are tasks outstanding."""
+        return dict.fromkeys(range(self._workers.outstanding + len(self._feeds)))
+
+    def _repopulate_pool(self) -> None:
+        """Workers that ended are replaced anyway; see that it has happened."""
+        self._workers.processes()
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def wait_for_event(self, event: threading.Event, timeout: float | None) -> bool:
+        """Wait for something that this pool's tasks bring about."""
+        from distpool.driver.session import current_session
+
+        return current_session().wait_for_event(event, timeout)
+
+
+def _end(workers: WorkerPool, feeds: Feeds, callbacks: CallbackThread) -> None:
+    callbacks.close(quiet=True)
+    feeds.stop()
+    workers.terminate()
+    workers.join()
+
+
+def _end_unattended(workers: WorkerPool, feeds: Feeds, callbacks: CallbackThread) -> None:
+    """End a pool that was collected, or that is still there at the end of the program."""
+    # Collection may happen in any thread, at any moment, also inside the very locks that this needs.
+    try:
+        threading.Thread(target=_end, args=(workers, feeds, callbacks), name="distpool-end", daemon=True).start()
+    except RuntimeError:
+        # No threads any more: the program ends, and nobody else is running.
+        _end(workers, feeds, callbacks)
+
+
+def _worker_name(context: Any) -> str:
+    """What the standard library calls the workers of a pool of this context, without their number."""
+    name = getattr(getattr(context, "Process", None), "__name__", "DistpoolProcess")
+    return str(name).replace("Process", "PoolWorker")
+
+
+def _usable_cpus() -> int:
+    count = getattr(os, "process_cpu_count", None)
+    if count is not None:
+        return int(count() or 1)
+    try:
+        return len(os.sched_getaffinity(0)) or 1
+    except (AttributeError, OSError):
+        return os.cpu_count() or 1
+
+
+def __getattr__(name: str) -> Any:
+    """What the standard module has and this one does not."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(standard, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

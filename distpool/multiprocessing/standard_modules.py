@@ -1,0 +1,60 @@
+"""Submodules of ``multiprocessing`` under our package's name: the standard modules themselves, not copies, so that
+classes, exceptions and module state are the same however a program imports them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Comes last on ``sys.meta_path``, so that modules of our own win."""
+
+    def __init__(self, package: str) -> None:
+        self._prefix = f"{package}."
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of a standard submodule under our name."""
+        if not fullname.startswith(self._prefix):
+            return None
+        standard = f"multiprocessing.{fullname[len(self._prefix) :]}"
+        if importlib.util.find_spec(standard) is None:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, _Loader(standard))
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, standard: str) -> None:
+        self._standard = standard
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the standard module in the place of the new one (the import system looks there again)."""
+        standard = importlib.import_module(self._standard)
+        sys.modules[module.__name__] = standard
+        # The import system would look for the submodules of a package (``dummy``) in its folder, and find copies.
+        for info in pkgutil.iter_modules(getattr(standard, "__path__", [])):
+            sys.modules[f"{module.__name__}.{info.name}"] = importlib.import_module(f"{self._standard}.{info.name}")
+
+
+def install(package: str) -> None:
+    """Make ``import <package>.<standard submodule>`` work."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder(package))
+
+
+def find(package: str, name: str) -> ModuleType | None:
+    """The submodule ``name``, or None when neither we nor the standard library have one."""
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{package}.{name}":
+            raise
+        return None

@@ -1,0 +1,36 @@
+"""What a node process runs: ``python .../distpool/node/__main__.py private`` (or ``zygote``).
+
+Started by ``launch``, as a file rather than with ``-m``: that would put the working directory first on the import path,
+and a program's own ``random.py`` would take the place of the standard library's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def _start() -> None:
+    try:
+        # This file's folder is no place to import from; the one that holds the package may not be on the path at all.
+        here = os.path.dirname(os.path.abspath(__file__))
+        if sys.path and os.path.abspath(sys.path[0]) == here:
+            del sys.path[0]
+        home = os.path.dirname(os.path.dirname(here))
+        sys.path.insert(0, home)
+        import distpool  # noqa: F401
+
+        sys.path.remove(home)
+        from distpool.node import process
+
+        process.main(sys.argv[1])
+    except BaseException:
+        import traceback
+
+        # To the driver, which waits for word at the other end.
+        os.write(3, traceback.format_exc().encode())
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    _start()

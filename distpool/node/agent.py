@@ -1,0 +1,194 @@
+"""The shell around the agent core: the agent's channel, its zygotes, signals to workers, and its services.
+
+Runs in the node process's loop.  A *service* is another party of the node that drivers or workers talk to through the
+agent's channel (the object store's books).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from distpool.node.control import Fork
+from distpool.node.core import AgentCore
+from distpool.node.events import (
+    EndGeneration,
+    Event,
+    ForkWorker,
+    MakeGeneration,
+    NodeStarted,
+    SchedulerSaid,
+    SignalWorker,
+    TimePassed,
+    ToScheduler,
+    WorkerProcessExited,
+    WorkerSaid,
+)
+from distpool.node.loop import Loop
+from distpool.node.stderr import StandardErrors
+from distpool.node.zygotes import Zygotes
+from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
+from distpool.wire.channel import Channel, PeerUnreachable
+
+
+class Service(Protocol):
+    """Another party of the node, see the module's description.  It shares the agent's loop and channel."""
+
+    def on_message(self, peer: bytes, frames: list[bytes]) -> None:
+        """A message of a driver (``d...``), or one of a worker (``w...``) or agent that is not for the agent core."""
+
+    def on_worker_exited(self, worker: str) -> None:
+        """The process of the worker with this routing id is gone."""
+
+    def close(self) -> None:
+        """The node ends."""
+
+
+class Agent:
+    """See the module's description.
+
+    :param first_zygote: control socket of the first zygote.
+    :param start_zygote: starts another, when that one was killed.
+    :param to_scheduler: sends to the scheduler.
+    """
+
+    def __init__(
+        self,
+        core: AgentCore,
+        loop: Loop,
+        channel: Channel,
+        node: str,
+        root: str,
+        store: str,
+        agent_endpoint: str,
+        scheduler_endpoint: str,
+        first_zygote: socket.socket,
+        start_zygote: Callable[[], socket.socket],
+        to_scheduler: Callable[[agent_to_scheduler.Message], None],
+    ) -> None:
+        self._core = core
+        self._loop = loop
+        self.channel = channel
+        self._node = node
+        self._root = root
+        self._store = store
+        self._agent_endpoint = agent_endpoint
+        self._scheduler_endpoint = scheduler_endpoint
+        self._to_scheduler = to_scheduler
+        self._services: list[Service] = []
+        self.zygotes = Zygotes(loop, first_zygote, start_zygote, self._make_fork, self.handle, StandardErrors(loop))
+        loop.add_timer(core.next_deadline, lambda now: self.handle(TimePassed()))
+        for fd in channel.descriptors:
+            loop.watch(fd, self._on_readable)
+
+    def add_service(self, service: Service) -> None:
+        """Let ``service`` have its messages."""
+        self._services.append(service)
+
+    def start(self) -> None:
+        """Join the cluster."""
+        self.handle(NodeStarted())
+        self._on_readable()  # what came before the loop watched makes no further edge
+
+    def handle(self, event: Event) -> None:
+        """Let the core decide, and do it."""
+        worker = self._worker_that_ended(event)
+        for effect in self._core.handle(event, time.monotonic()):
+            if isinstance(effect, ToScheduler):
+                self._to_scheduler(effect.message)
+            elif isinstance(effect, ForkWorker):
+                self.zygotes.fork(effect.worker, effect.generation)
+            elif isinstance(effect, SignalWorker):
+                _send_signal(effect.pid, effect.signal)
+            elif isinstance(effect, MakeGeneration):
+                self.zygotes.make(effect.generation, effect.modules)
+            elif isinstance(effect, EndGeneration):
+                self.zygotes.end(effect.generation)
+        if worker:
+            with contextlib.suppress(OSError):
+                os.unlink(self._socket_of(worker))
+            for service in self._services:
+                service.on_worker_exited(f"w-{worker}")
+        if self._core.refused:
+            self._loop.stop()
+
+    def on_scheduler_said(self, message: scheduler_to_agent.Message) -> None:
+        """A message of the scheduler in this very process."""
+        self.handle(SchedulerSaid(message))
+
+    def close(self, patience_s: float = 5.0) -> None:
+        """Kill all workers and zygotes and wait until they are gone."""
+        deadline = time.monotonic() + patience_s
+        self.zygotes.stop_forking()
+        while self.zygotes.busy and time.monotonic() < deadline:
+            for pid in self.zygotes.children:  # each time, since forks that were under way add to them
+                _send_signal(pid, signal.SIGKILL)
+            self._loop.run_once(0.05, final=True)
+        self.zygotes.close()
+        for service in self._services:
+            service.close()
+
+    # -- within -------------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        for peer, frames in self.channel.drain_woken():
+            if peer[:1] == b"w" and frames:
+                try:
+                    message = codec.decode_from_worker_at_agent(frames[0])
+                except msgspec.DecodeError:
+                    self._offer(peer, frames)  # perhaps a service's; if not, nobody's
+                else:
+                    self.handle(WorkerSaid(peer[2:].decode(errors="replace"), message))
+            elif peer == b"s" and frames:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self.handle(SchedulerSaid(codec.decode_from_scheduler_at_agent(frames[0])))
+            else:
+                self._offer(peer, frames)
+
+    def _offer(self, peer: bytes, frames: list[bytes]) -> None:
+        for service in self._services:
+            service.on_message(peer, frames)
+
+    def _worker_that_ended(self, event: Event) -> str:
+        if isinstance(event, WorkerProcessExited):
+            for worker in self._core.workers.values():
+                if worker.pid == event.pid:
+                    return worker.name
+        return ""
+
+    def _socket_of(self, worker: str) -> str:
+        return f"{self._root}/w-{worker}"
+
+    def _make_fork(self, worker: str) -> Fork:
+        endpoint = f"ipc://{self._socket_of(worker)}"
+        return Fork(worker, self._node, self._agent_endpoint, endpoint, self._scheduler_endpoint, self._store)
+
+
+def remote_scheduler(channel: Channel) -> Callable[[agent_to_scheduler.Message], None]:
+    """Sends to a scheduler that was dialled as ``s``; what cannot be sent is made up for by the next hello."""
+
+    def send(message: agent_to_scheduler.Message) -> None:
+        with contextlib.suppress(PeerUnreachable):
+            channel.send(b"s", (codec.encode(message),))
+
+    return send
+
+
+def _send_signal(pid: int, number: int) -> None:
+    try:
+        if number == signal.SIGKILL:
+            try:
+                os.killpg(pid, number)  # with what its task started
+                return
+            except ProcessLookupError:
+                pass  # it has not got as far as making its group
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended, or became another user's

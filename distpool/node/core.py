@@ -1,0 +1,366 @@
+"""The agent's decisions: which process runs which lease, when it is told to end, what is loaded ahead of time.
+
+No I/O, no clock, no randomness: ``handle(event, now)`` returns what must be done.  ``agent`` is the shell around it.
+
+A *worker* is a process, named when it is forked; a *lease* is what the scheduler knows.  A worker that is forked for a
+lease has its name.  A *spare* is forked ahead of time under a name of its own and waits for the first lease that comes.
+A *generation* is a zygote with a set of modules loaded; workers are forked from the newest that is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distpool.node.events import (
+    Effect,
+    Event,
+    ForkFailed,
+    ForkWorker,
+    GenerationEnded,
+    GenerationReady,
+    NodeStarted,
+    SchedulerSaid,
+    SignalWorker,
+    TimePassed,
+    ToScheduler,
+    WorkerForked,
+    WorkerProcessExited,
+    WorkerSaid,
+)
+from distpool.node.generations import Generations
+from distpool.node.reasons import describe_exit
+from distpool.node.state import TRANSITIONS, Worker, WorkerState
+from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
+
+SIGKILL, SIGTERM = 9, 15
+#: A worker that has not reported by then will not.
+_START_TIMEOUT_S = 120.0
+#: Spares are replaced when no lease has been asked for so long: not in competition with a pool that is starting.
+_SPARE_PAUSE_S = 0.1
+#: So many spares in a row may die before spares are given up.
+_SPARE_FAILURES = 3
+
+
+class AgentCore:
+    """See the module's description.
+
+    :param hello: what the node is and has; its leases are filled in.
+    :param spares: how many spare workers to keep.
+    :param heartbeat_s: how often to tell the scheduler that the node lives; None in its own process.
+    :param preload: whether modules that workers came to import are loaded ahead of time.
+    """
+
+    def __init__(
+        self,
+        hello: agent_to_scheduler.AgentHello,
+        spares: int = 0,
+        heartbeat_s: float | None = None,
+        preload: bool = True,
+    ) -> None:
+        self._hello = hello
+        self._spares = spares
+        self._heartbeat_s = heartbeat_s
+        self.refused = ""
+        self._workers: dict[str, Worker] = {}
+        self._by_lease: dict[str, Worker] = {}
+        self._by_pid: dict[int, Worker] = {}
+        self._last_spare = 0
+        self._spare_failures = 0
+        self._spares_at: float | None = None
+        self._heartbeat_at: float | None = None
+        self._generations = Generations(preload=preload)
+        self._now = 0.0
+        self._effects: list[Effect] = []
+        self._on: dict[type, Callable[[Any], None]] = {
+            NodeStarted: self._on_node_started,
+            SchedulerSaid: self._on_scheduler_said,
+            WorkerSaid: self._on_worker_said,
+            WorkerForked: self._on_worker_forked,
+            ForkFailed: self._on_fork_failed,
+            WorkerProcessExited: self._on_worker_process_exited,
+            GenerationReady: self._on_generation_ready,
+            GenerationEnded: self._on_generation_ended,
+            TimePassed: lambda event: None,
+        }
+
+    # -- the interface ------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What must be done because of ``event``."""
+        self._now = now
+        effects = self._effects = []
+        self._on[type(event)](event)
+        self._on_time(now)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When ``TimePassed`` is due."""
+        deadlines = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
+        others = (self._spares_at, self._heartbeat_at, self._generations.next_deadline())
+        deadlines += [at for at in others if at is not None]
+        return min(deadlines, default=None)
+
+    @property
+    def workers(self) -> dict[str, Worker]:
+        """By name."""
+        return self._workers
+
+    def check_invariants(self) -> None:
+        """For tests."""
+        counts = dict.fromkeys(self._generations.workers, 0)
+        for name, worker in self._workers.items():
+            assert worker.name == name
+            assert worker.state is not WorkerState.GONE
+            counts[worker.generation] += 1
+            assert worker.pid == 0 or self._by_pid[worker.pid] is worker
+            assert worker.lease is None or self._by_lease[worker.lease.lease] is worker
+            assert worker.state is not WorkerState.STOPPING or worker.kill_at is not None or worker.killed
+        assert counts == self._generations.workers
+        assert self._generations.current in counts
+        assert len(self._by_pid) == sum(1 for worker in self._workers.values() if worker.pid)
+        assert len(self._by_lease) == sum(1 for worker in self._workers.values() if worker.lease is not None)
+
+    # -- the scheduler ------------------------------------------------------------------------------------------
+
+    def _on_node_started(self, event: NodeStarted) -> None:
+        self._say_hello()
+        self._spares_at = self._now if self._spares else None
+
+    def _say_hello(self) -> None:
+        # Workers that have not reported yet are left out: a scheduler that does not know them has no use for them.
+        leases = tuple(
+            agent_to_scheduler.LiveLease(
+                worker.lease.lease,
+                worker.lease.pool,
+                worker.lease.driver,
+                worker.lease.shape,
+                worker.lease.ordinal,
+                _routing_id(worker),
+                worker.endpoint,
+                worker.pid,
+                worker.state is WorkerState.BLOCKED,
+            )
+            for worker in self._workers.values()
+            if worker.lease is not None and worker.state in (WorkerState.LISTENING, WorkerState.BLOCKED)
+        )
+        hello = self._hello
+        self._tell(
+            agent_to_scheduler.AgentHello(
+                hello.protocol,
+                hello.python,
+                hello.distpool,
+                hello.node,
+                hello.host,
+                hello.capacity,
+                hello.elastic_cpus,
+                leases,
+            )
+        )
+        if self._heartbeat_s is not None:
+            self._heartbeat_at = self._now + self._heartbeat_s
+
+    def _on_scheduler_said(self, event: SchedulerSaid) -> None:
+        message = event.message
+        if isinstance(message, scheduler_to_agent.StartWorker):
+            self._start(message)
+        elif isinstance(message, scheduler_to_agent.StopWorker):
+            worker = self._by_lease.get(message.lease)
+            if worker is not None:
+                self._stop(worker, message.grace_s, message.terminate)
+        elif isinstance(message, scheduler_to_agent.HelloWanted):
+            self._say_hello()
+        elif isinstance(message, scheduler_to_agent.AgentRefused):
+            self.refused = message.reason
+
+    def _start(self, message: scheduler_to_agent.StartWorker) -> None:
+        if message.lease in self._by_lease:
+            return
+        if self._spares:
+            self._spares_at = self._now + _SPARE_PAUSE_S
+        worker = self._take_spare()
+        if worker is None:
+            worker = self._fork(message.lease)
+        worker.lease = message
+        self._by_lease[message.lease] = worker
+        if worker.state is WorkerState.LISTENING:
+            self._ready(worker)
+
+    def _stop(self, worker: Worker, grace_s: float, terminate: bool, finding: str = "") -> None:
+        if worker.state is not WorkerState.STOPPING:
+            self._move(worker, WorkerState.STOPPING)
+            worker.kill_at = None
+            worker.finding = finding
+        if worker.killed:
+            return
+        kill_at = self._now + max(0.0, grace_s)
+        worker.kill_at = kill_at if worker.kill_at is None else min(worker.kill_at, kill_at)
+        if terminate and not worker.terminate:
+            worker.terminate = True
+            if worker.pid:
+                self._effects.append(SignalWorker(worker.name, worker.pid, SIGTERM))
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def _fork(self, name: str) -> Worker:
+        worker = self._workers[name] = Worker(name, self._generations.current)
+        worker.kill_at = self._now + _START_TIMEOUT_S
+        self._generations.workers[worker.generation] += 1
+        self._effects.append(ForkWorker(name, self._generations.current))
+        return worker
+
+    def _on_worker_forked(self, event: WorkerForked) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            return
+        if worker.pid:
+            return  # known from the worker itself
+        worker.pid = event.pid
+        self._by_pid[event.pid] = worker
+        if worker.state is WorkerState.FORKING:
+            self._move(worker, WorkerState.BOOTING)
+        elif worker.terminate:
+            self._effects.append(SignalWorker(worker.name, worker.pid, SIGTERM))
+
+    def _on_fork_failed(self, event: ForkFailed) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is not None:
+            self._gone(worker, 1, f"the worker could not be forked: {event.reason}")
+
+    def _on_worker_said(self, event: WorkerSaid) -> None:
+        worker = self._workers.get(event.worker)
+        message = event.message
+        if worker is None:
+            return
+        if isinstance(message, worker_to_agent.WorkerStarted):
+            if worker.state is WorkerState.FORKING:
+                # The worker's own word was faster than the zygote's.
+                self._on_worker_forked(WorkerForked(worker.name, message.pid))
+            if worker.state is WorkerState.BOOTING:
+                self._move(worker, WorkerState.LISTENING)
+                worker.kill_at = None
+                worker.endpoint = message.endpoint
+                if worker.lease is None:
+                    self._spare_failures = 0
+                else:
+                    self._ready(worker)
+        elif isinstance(message, worker_to_agent.WorkerBlocked):
+            if worker.state is WorkerState.LISTENING and worker.lease is not None:
+                self._move(worker, WorkerState.BLOCKED)
+                self._tell(agent_to_scheduler.LeaseBlocked(worker.lease.lease))
+        elif isinstance(message, worker_to_agent.WorkerUnblocked):
+            if worker.state is WorkerState.BLOCKED and worker.lease is not None:
+                self._move(worker, WorkerState.LISTENING)
+                self._tell(agent_to_scheduler.LeaseUnblocked(worker.lease.lease))
+        elif isinstance(message, worker_to_agent.ModulesImported):
+            self._generations.learn(message.names, self._now)
+
+    def _ready(self, worker: Worker) -> None:
+        assert worker.lease is not None
+        self._tell(agent_to_scheduler.WorkerReady(worker.lease.lease, _routing_id(worker), worker.endpoint, worker.pid))
+
+    def _on_worker_process_exited(self, event: WorkerProcessExited) -> None:
+        worker = self._by_pid.get(event.pid)
+        if worker is None:
+            return
+        if worker.state is WorkerState.STOPPING:
+            reason = worker.finding
+        else:
+            started = worker.state is not WorkerState.BOOTING
+            reason = describe_exit(event.exit_code, started=started, peak_rss_bytes=event.peak_rss_bytes)
+        self._gone(worker, event.exit_code, reason, event.stderr_tail, event.peak_rss_bytes)
+
+    def _gone(
+        self, worker: Worker, exit_code: int, reason: str, stderr_tail: str = "", peak_rss_bytes: int = 0
+    ) -> None:
+        stopping = worker.state is WorkerState.STOPPING
+        self._move(worker, WorkerState.GONE)
+        del self._workers[worker.name]
+        self._by_pid.pop(worker.pid, None)
+        self._generations.workers[worker.generation] -= 1
+        if worker.lease is not None:
+            del self._by_lease[worker.lease.lease]
+            self._tell(
+                agent_to_scheduler.WorkerExited(
+                    worker.lease.lease, worker.pid, exit_code, reason, stderr_tail, peak_rss_bytes
+                )
+            )
+        elif not stopping:
+            self._spare_failures += 1
+            if self._spares and self._spare_failures < _SPARE_FAILURES:
+                self._spares_at = self._now + _SPARE_PAUSE_S
+        self._effects += self._generations.end_unused()
+
+    def _move(self, worker: Worker, new: WorkerState) -> None:
+        if new not in TRANSITIONS[worker.state]:
+            raise AssertionError(f"worker {worker.name} cannot go from {worker.state.value} to {new.value}")
+        worker.state = new
+
+    # -- spares -------------------------------------------------------------------------------------------------
+
+    def _take_spare(self) -> Worker | None:
+        best = None
+        for worker in self._workers.values():
+            if worker.lease is None and worker.generation == self._generations.current:
+                if worker.state is WorkerState.LISTENING:
+                    return worker
+                if worker.state is not WorkerState.STOPPING:
+                    best = best or worker
+        return best
+
+    def _fill_spares(self) -> None:
+        waiting = 0
+        for worker in list(self._workers.values()):
+            if worker.lease is None and worker.state is not WorkerState.STOPPING:
+                if worker.generation == self._generations.current:
+                    waiting += 1
+                else:
+                    self._stop(worker, 0.0, terminate=False)  # it has not loaded what the newer ones have
+        for _ in range(waiting, self._spares):
+            self._last_spare += 1
+            self._fork(f"x{self._last_spare}")
+
+    # -- generations --------------------------------------------------------------------------------------------
+
+    def _on_generation_ready(self, event: GenerationReady) -> None:
+        self._effects += self._generations.on_ready(event, self._now)
+        if self._spares:
+            self._spares_at = self._now
+
+    def _on_generation_ended(self, event: GenerationEnded) -> None:
+        # Its workers died with it.  Number 0 is replaced by the shell under the same number.
+        for worker in [worker for worker in self._workers.values() if worker.generation == event.generation]:
+            self._gone(worker, -SIGKILL, "the process from which the worker was forked was killed")
+        self._generations.on_ended(event, self._now)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _on_time(self, now: float) -> None:
+        self._effects += self._generations.on_time(now)
+        if self._spares_at is not None and self._spares_at <= now:
+            self._spares_at = None
+            self._fill_spares()
+        for worker in self._workers.values():
+            if worker.kill_at is not None and worker.kill_at <= now:
+                self._kill(worker)
+        if self._heartbeat_at is not None and self._heartbeat_at <= now:
+            assert self._heartbeat_s is not None
+            self._heartbeat_at = now + self._heartbeat_s
+            self._tell(agent_to_scheduler.AgentHeartbeat(0))
+
+    def _kill(self, worker: Worker) -> None:
+        if worker.state is not WorkerState.STOPPING:
+            self._stop(worker, 0.0, False, f"the worker did not report within {_START_TIMEOUT_S:g} s of its start")
+        if not worker.pid:
+            worker.kill_at = self._now + 0.05  # its process is still being made
+            return
+        self._effects.append(SignalWorker(worker.name, worker.pid, SIGKILL))
+        worker.killed = True
+        worker.kill_at = None
+
+    def _tell(self, message: agent_to_scheduler.Message) -> None:
+        self._effects.append(ToScheduler(message))
+
+
+def _routing_id(worker: Worker) -> str:
+    return f"w-{worker.name}"

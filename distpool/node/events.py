@@ -1,0 +1,107 @@
+"""What the agent core is told (past tense) and what it wants done (imperative)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
+
+
+class NodeStarted(NamedTuple):
+    """The first event of all: the first zygote can fork, the scheduler can be told."""
+
+
+class SchedulerSaid(NamedTuple):
+    """A message of the scheduler arrived."""
+
+    message: scheduler_to_agent.Message
+
+
+class WorkerSaid(NamedTuple):
+    """A message of a worker arrived; ``worker`` is its name, taken from its routing id."""
+
+    worker: str
+    message: worker_to_agent.Message
+
+
+class WorkerForked(NamedTuple):
+    """The process of a worker exists."""
+
+    worker: str
+    pid: int
+
+
+class ForkFailed(NamedTuple):
+    """There will be no process for this worker."""
+
+    worker: str
+    reason: str
+
+
+class WorkerProcessExited(NamedTuple):
+    """The kernel's word on a worker."""
+
+    pid: int
+    exit_code: int
+    peak_rss_bytes: int = 0
+    stderr_tail: str = ""
+
+
+class GenerationReady(NamedTuple):
+    """A generation can fork workers.  ``unloadable``: modules that were asked for and could not be imported."""
+
+    generation: int
+    modules: tuple[str, ...]
+    unloadable: tuple[str, ...] = ()
+
+
+class GenerationEnded(NamedTuple):
+    """A generation is gone.  ``unloadable``: modules that made it unfit (they start threads)."""
+
+    generation: int
+    unloadable: tuple[str, ...] = ()
+
+
+class TimePassed(NamedTuple):
+    """The deadline named by ``next_deadline`` has come."""
+
+
+class ToScheduler(NamedTuple):
+    """Send this."""
+
+    message: agent_to_scheduler.Message
+
+
+class ForkWorker(NamedTuple):
+    """Fork a worker from a generation."""
+
+    worker: str
+    generation: int
+
+
+class SignalWorker(NamedTuple):
+    """Send a signal to a worker's process."""
+
+    worker: str
+    pid: int
+    signal: int
+
+
+class MakeGeneration(NamedTuple):
+    """Fork a generation from the first one and load modules in it."""
+
+    generation: int
+    modules: tuple[str, ...]
+
+
+class EndGeneration(NamedTuple):
+    """End a generation; it has no workers."""
+
+    generation: int
+
+
+Event: TypeAlias = (
+    "NodeStarted | SchedulerSaid | WorkerSaid | WorkerForked | ForkFailed | WorkerProcessExited"
+    " | GenerationReady | GenerationEnded | TimePassed"
+)
+Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | MakeGeneration | EndGeneration"

@@ -1,0 +1,156 @@
+"""The folders of a private node: sockets in one, the object store's segments in the other; and the janitor.
+
+Both are named ``distpool-<user id>-<random>`` and hold a file that the node locks for as long as it lives.  Folders
+whose lock nobody holds belong to the dead, and any later node of the same user removes them.  A lock is the kernel's
+own word on whether somebody lives: unlike a process id it is not used again, and it means the same in another
+process-id namespace (containers that share a temporary folder).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+
+from distpool.errors import ConnectError
+
+_LOCK = ".owner"
+_SHARED_MEMORY = "/dev/shm"
+#: Socket paths may have 107 bytes; so many of them are left for the names of sockets.
+_LONGEST_FOLDER = 107 - 40
+#: A folder without a lock file may be one that is just being made.
+_NEWBORN_S = 60.0
+
+
+class Folders:
+    """The folders of one node.
+
+    :ivar root: holds the sockets.
+    :ivar store: holds the segments; in shared memory where the system has it.
+    """
+
+    def __init__(self, root: str, store: str) -> None:
+        self.root = root
+        self.store = store
+        self._locks: list[int] = []
+
+    @classmethod
+    def create(cls) -> Folders:
+        """Make new ones, held by this process.
+
+        :raises ConnectError: when there is no place for them.
+        """
+        name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
+        root = _make_first([folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER], name)
+        from distpool.store.segments import shared_memory
+
+        memory = shared_memory()
+        try:
+            store = _make_first([str(memory)] if memory is not None else [], name)
+        except ConnectError:
+            store = os.path.join(root, "store")
+            os.mkdir(store, 0o700)
+        folders = cls(root, store)
+        folders.hold()
+        return folders
+
+    def hold(self) -> None:
+        """Lock them; also when another process, which is about to let go, holds them too."""
+        for folder in (self.root, self.store):
+            fd = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._locks.append(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+
+    def let_go(self) -> None:
+        """Unlock; another process holds them, or they are gone."""
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def remove(self) -> None:
+        """Remove them with all they hold; fine when they are gone."""
+        remove_tree(self.store)
+        remove_tree(self.root)
+        self.let_go()
+
+
+def sweep() -> list[str]:
+    """Remove what dead nodes of this user left behind; returns the folders removed."""
+    prefix = f"distpool-{os.getuid()}-"
+    removed = []
+    for parent in {*_temporary_folders(), _SHARED_MEMORY}:
+        try:
+            names = [name for name in os.listdir(parent) if name.startswith(prefix)]
+        except OSError:
+            continue
+        removed += [folder for folder in (os.path.join(parent, name) for name in names) if _sweep_one(folder)]
+    return removed
+
+
+def _sweep_one(folder: str) -> bool:
+    try:
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            return False
+        try:
+            fd = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if time.time() - status.st_mtime < _NEWBORN_S:
+                return False
+            remove_tree(folder)
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(folder)
+            return True
+        finally:
+            os.close(fd)
+    except OSError:
+        return False  # held by the living, or already gone
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder; what cannot be removed, or comes up meanwhile, is left."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    try:
+                        os.unlink(entry.path)
+                    except OSError:
+                        pass
+        os.rmdir(folder)
+    except OSError:
+        pass
+
+
+def _temporary_folders() -> list[str]:
+    """As ``tempfile`` looks for them, without the cost of importing it."""
+    tempfile = sys.modules.get("tempfile")
+    chosen = [tempfile.tempdir] if tempfile is not None and tempfile.tempdir else []
+    chosen += [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    folders = [os.path.abspath(os.fsdecode(folder)) for folder in chosen if folder]
+    return list(dict.fromkeys([*folders, "/tmp", "/var/tmp"]))
+
+
+def _make_first(parents: list[str], name: str) -> str:
+    failures = []
+    for parent in parents:
+        folder = os.path.join(parent, name)
+        try:
+            os.mkdir(folder, 0o700)
+            # A full file system lets one make a folder, but nothing in it.
+            probe = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(probe, f"{os.getpid()}\n".encode())
+            finally:
+                os.close(probe)
+            return folder
+        except OSError as error:
+            remove_tree(folder)
+            failures.append(f"{parent}: {os.strerror(error.errno or errno.EIO)}")
+    raise ConnectError(f"no folder for temporary files can be used ({'; '.join(failures) or 'all paths are too long'})")

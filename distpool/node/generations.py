@@ -1,0 +1,100 @@
+"""Which generations of the zygote there are, and when a new one is worth making; part of the agent core.
+
+A generation is made when workers came to import modules that the newest one has not loaded.  Old ones stay until their
+last worker is gone; number 0, the first zygote, stays for good, because all others are forked from it.
+"""
+
+from __future__ import annotations
+
+from distpool.node.events import Effect, EndGeneration, GenerationEnded, GenerationReady, MakeGeneration
+
+#: Learned modules are loaded when no news has come for so long: the workers of a pool report at about the same time.
+_LEARN_PAUSE_S = 0.5
+#: A generation that has not come up by then hangs in an import.
+_TIMEOUT_S = 120.0
+
+
+class Generations:
+    """See the module's description.
+
+    :ivar current: the one to fork from.
+    :ivar workers: how many workers each has.
+    :param preload: whether to make any but the first.
+    """
+
+    def __init__(self, *, preload: bool) -> None:
+        self._preload = preload
+        self.current = 0
+        self.workers: dict[int, int] = {0: 0}
+        self._loaded: frozenset[str] = frozenset()
+        self._learned: dict[str, None] = {}
+        self._unloadable: set[str] = set()
+        self._learn_at: float | None = None
+        self._making: int | None = None
+        self._making_until = 0.0
+        self._last = 0
+
+    def next_deadline(self) -> float | None:
+        """When ``on_time`` is due."""
+        if self._making is not None:
+            return self._making_until if self._learn_at is None else min(self._learn_at, self._making_until)
+        return self._learn_at
+
+    def learn(self, names: tuple[str, ...], now: float) -> None:
+        """Workers came to import these modules."""
+        new = [name for name in names if name not in self._learned and name not in self._unloadable]
+        if new and self._preload:
+            self._learned.update(dict.fromkeys(new))
+            self._learn_at = now + _LEARN_PAUSE_S
+
+    def on_time(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        effects: list[Effect] = []
+        if self._making is not None and self._making_until <= now:
+            effects.append(EndGeneration(self._making))
+            self.on_ended(GenerationEnded(self._making), now)
+        if self._learn_at is not None and self._learn_at <= now and self._making is None:
+            self._learn_at = None
+            modules = tuple(name for name in self._learned if name not in self._unloadable)
+            if set(modules) - self._loaded:
+                self._last += 1
+                self._making = self._last
+                self._making_until = now + _TIMEOUT_S
+                effects.append(MakeGeneration(self._making, modules))
+        elif self._learn_at is not None and self._learn_at <= now:
+            self._learn_at = None  # looked at again when the one in the making is ready
+        return effects
+
+    def on_ready(self, event: GenerationReady, now: float) -> list[Effect]:
+        """A generation can fork; it is the one to fork from, unless it had been given up."""
+        if event.generation != self._making:
+            return [EndGeneration(event.generation)]
+        self._making = None
+        self._unloadable.update(event.unloadable)
+        self._loaded = frozenset(event.modules)
+        self.workers[event.generation] = 0
+        self.current = event.generation
+        if set(self._learned) - self._loaded - self._unloadable:
+            self._learn_at = now + _LEARN_PAUSE_S
+        return self.end_unused()
+
+    def on_ended(self, event: GenerationEnded, now: float) -> None:
+        """A generation is gone; its workers have been counted out."""
+        number = event.generation
+        if number == self._making:
+            # What made it fail is named; when nothing is, trying again would fail again.
+            self._making = None
+            self._unloadable.update(event.unloadable or self._learned)
+            self._learn_at = now
+        elif number == self.current and number:
+            self.current, self._loaded = 0, frozenset()
+            self._learn_at = now + _LEARN_PAUSE_S
+        if number:
+            self.workers.pop(number, None)
+
+    def end_unused(self) -> list[Effect]:
+        """End those that have no workers and will get none."""
+        unused = [number for number, count in self.workers.items() if not count and number not in (0, self.current)]
+        for number in unused:
+            del self.workers[number]
+        return [EndGeneration(number) for number in unused]

@@ -1,0 +1,274 @@
+"""Start and end a private node: called by the driver, in a program that may have threads.
+
+Descriptors of the new process: 0 is a pipe that carries its configuration and then stays open for as long as the
+driver lives; 3 is a pipe on which it says that it is ready, or what went wrong, and that it holds for as long as *it*
+lives; 1 and 2 are the driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from distpool.errors import ConnectError
+from distpool.node.folders import Folders
+
+#: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
+START_TIMEOUT_S = 60.0
+#: How long a node may take to end before it is killed.
+STOP_TIMEOUT_S = 10.0
+#: What the node says when it can grant workers; anything else is an error in words.
+READY = b"ready"
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """What the driver tells its node.
+
+    :param import_path: folders of installed packages that the driver can import from.
+    :param spares: how many spare workers to keep; None: as many as is good for the machine.
+    :param worker_module: what workers run; differs in tests only.
+    """
+
+    node: str
+    root: str
+    store: str
+    driver_pid: int
+    import_path: list[str]
+    spares: int | None = None
+    preload: bool = True
+    worker_module: str = "distpool.worker.main"
+
+
+class PrivateNode:
+    """A node of this program's own: scheduler and agent in one process.
+
+    :ivar endpoint: where its scheduler listens.
+    :ivar agent_endpoint: where its agent listens, as ``a-`` and the node's name.
+    :ivar node: the node's name.
+    :ivar folder: holds its sockets.
+    :ivar store_folder: holds the object store's segments.
+    :ivar pid: its process.
+    :ivar sentinel: a descriptor that becomes readable when the process ends.
+    """
+
+    def __init__(self, config: NodeConfig, folders: Folders, pid: int, life: int, status: int) -> None:
+        self.node = config.node
+        self.folder = folders.root
+        self.store_folder = folders.store
+        self.endpoint = scheduler_endpoint(folders.root)
+        self.agent_endpoint = agent_endpoint(folders.root)
+        self.pid = pid
+        self.sentinel = status
+        self._folders = folders
+        self._life = life
+        self._owner = os.getpid()
+        self._exit_code: int | None = None
+        self._ended = False
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the node can grant workers.
+
+        :raises ConnectError: when it failed to start, or takes too long; nothing of it is left then.
+        """
+        said = b""
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self.sentinel, select.POLLIN)
+        while not said.startswith(READY):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self.kill()
+                raise ConnectError(f"the node process did not start within {timeout_s:g} s")
+            data = os.read(self.sentinel, 65536)
+            said += data
+            if not data:
+                self._reap(STOP_TIMEOUT_S)
+                code = self._exit_code
+                self.kill()
+                words = said.decode(errors="replace").strip() or f"it ended with exit code {code} and said nothing"
+                raise ConnectError(f"the node process could not start: {words}")
+        self._folders.let_go()
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self._reap(0.0)
+
+    def stop(self) -> None:
+        """End the node and everything below it; killed when it takes too long.  Fine to call twice."""
+        if self._ended or os.getpid() != self._owner:
+            return
+        self._close(self._life)
+        self._life = -1
+        if not self._reap(STOP_TIMEOUT_S):
+            self.kill()
+        else:
+            self._finish()
+
+    def forget(self) -> None:
+        """In a child that the driver forked: let go of what tells the node that the driver lives."""
+        self._close(self._life)
+        self._close(self.sentinel)
+        self._life = self.sentinel = -1
+
+    def kill(self) -> None:
+        """End the node at once."""
+        if self._ended or os.getpid() != self._owner:
+            return
+        if not self._reap(0.0):
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._reap(STOP_TIMEOUT_S)
+        self._finish()
+
+    def cleanup(self) -> None:
+        """Remove what a node that was killed left behind."""
+        self._folders.remove()
+
+    def _finish(self) -> None:
+        self._ended = True
+        self._close(self._life)
+        self._close(self.sentinel)
+        self.cleanup()
+
+    @staticmethod
+    def _close(fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
+
+    def _reap(self, timeout_s: float) -> bool:
+        """Wait for the process to end; whether it has."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.0005
+        while self._exit_code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                # Somebody else in this program waits for all children, and had our node's exit status.
+                if self._is_gone():
+                    self._exit_code = 0
+                    break
+                pid = 0
+            if pid:
+                self._exit_code = os.waitstatus_to_exitcode(status)
+                break
+            if time.monotonic() >= deadline:
+                return False
+            if not self._ended and self.sentinel >= 0 and select.select([self.sentinel], [], [], pause_s)[0]:
+                time.sleep(0.0002)  # its descriptors are closed; the exit status follows
+            pause_s = min(0.05, pause_s * 2)
+        return True
+
+    def _is_gone(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+def start_private_node(
+    *,
+    wait: bool = True,
+    spares: int | None = None,
+    preload: bool = True,
+    worker_module: str = "distpool.worker.main",
+    import_path: list[str] | None = None,
+) -> PrivateNode:
+    """Start scheduler and agent for this program alone.
+
+    :param wait: return when it is ready; otherwise at once, and ``wait_ready`` must be called.
+    :raises ConnectError: when it cannot be started.
+    """
+    folders = Folders.create()
+    if spares is None and os.environ.get("DISTPOOL_SPARE_WORKERS", "").isdigit():
+        spares = int(os.environ["DISTPOOL_SPARE_WORKERS"])
+    config = NodeConfig(
+        node=os.path.basename(folders.root).rpartition("-")[2],
+        root=folders.root,
+        store=folders.store,
+        driver_pid=os.getpid(),
+        import_path=installed_packages() if import_path is None else import_path,
+        spares=spares,
+        preload=preload,
+        worker_module=worker_module,
+    )
+    life_read = life_write = status_read = status_write = -1
+    try:
+        life_read, life_write = os.pipe()
+        status_read, status_write = os.pipe()
+        pid = spawn("private", life_read, status_write)
+        node = PrivateNode(config, folders, pid, life_write, status_read)
+        try:
+            write_config(life_write, config)
+        except BrokenPipeError:
+            pass  # it has ended already; ``wait_ready`` finds out why
+    except OSError as error:
+        for fd in (life_write, status_read):
+            if fd >= 0:
+                os.close(fd)
+        folders.remove()
+        raise ConnectError(f"the node process could not be started: {error}") from error
+    finally:
+        for fd in (life_read, status_write):
+            if fd >= 0:
+                os.close(fd)
+    if wait:
+        node.wait_ready()
+    return node
+
+
+def write_config(fd: int, config: NodeConfig) -> None:
+    payload = msgspec.msgpack.encode(config)
+    os.write(fd, len(payload).to_bytes(4, "big") + payload)
+
+
+def scheduler_endpoint(root: str) -> str:
+    return f"ipc://{root}/s"
+
+
+def agent_endpoint(root: str) -> str:
+    return f"ipc://{root}/a"
+
+
+def installed_packages() -> list[str]:
+    """Where this program finds installed packages."""
+    return [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
+
+
+def spawn(role: str, stdin: int, status: int) -> int:
+    """Start ``python distpool/node/__main__.py ROLE`` in a session of its own; returns its process id.
+
+    Not ``subprocess``: that would warn about a process that is still running when the interpreter ends, and this one
+    ends by itself.
+    """
+    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
+
+    if not sys.executable:
+        raise ConnectError("sys.executable is empty: there is no Python to start workers with")
+    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    arguments = [sys.executable, *_args_from_interpreter_flags(), main, role]
+    # Numbers above those that they become in the child, so that no move overwrites another one's source.
+    safe_stdin, safe_status = _duplicate(stdin), _duplicate(status)
+    actions = [(os.POSIX_SPAWN_DUP2, safe_stdin, 0), (os.POSIX_SPAWN_DUP2, safe_status, 3)]
+    options: dict[str, Any] = {"file_actions": actions, "setsigmask": [], "setsigdef": [signal.SIGINT, signal.SIGPIPE]}
+    try:
+        try:
+            return os.posix_spawn(sys.executable, arguments, os.environ, setsid=True, **options)
+        except NotImplementedError:  # then the process itself leaves the session, a moment later
+            return os.posix_spawn(sys.executable, arguments, os.environ, **options)
+    finally:
+        os.close(safe_stdin)
+        os.close(safe_status)
+
+
+def _duplicate(fd: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)

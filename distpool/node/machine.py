@@ -1,0 +1,125 @@
+"""What this machine has, as far as this process may use it.
+
+Files and environment come in as arguments with the real ones as defaults, so that tests can describe a machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+#: What batch systems say that a job may use on the node it runs on, the most specific first.
+_ALLOCATIONS = (
+    "DISTPOOL_NUM_CPUS",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "NSLOTS",
+    "PBS_NP",
+    "LSB_DJOB_NUMPROC",
+)
+
+_ROOT = Path("/")
+
+
+def cpu_count(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
+    """CPUs that this process may use: affinity, control group quota and batch allocation honoured; at least 1."""
+    limits = [_affinity(), _quota(root)]
+    for name in _ALLOCATIONS:
+        value = environment.get(name, "")
+        if value.isdigit() and int(value):
+            if name == "DISTPOOL_NUM_CPUS":
+                return int(value)  # somebody's explicit wish is no limit among others
+            limits.append(int(value))
+            break
+    return max(1, math.ceil(min(limits)))
+
+
+def memory_size_bytes(root: Path = _ROOT) -> int:
+    """Memory that this process and its children may use: the machine's or the control group's."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        total = 1 << 62
+    for folder in _control_groups(root, ""):
+        limit = _number(folder / "memory.max")
+        total = total if limit is None else min(total, int(limit))
+    for folder in _control_groups(root, "memory"):
+        limit = _number(folder / "memory.limit_in_bytes")
+        total = total if limit is None else min(total, int(limit))
+    return total
+
+
+def gpu_count(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
+    """GPUs that this process may use."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        devices = [part.strip() for part in visible.split(",")]
+        # CUDA itself stops reading at the first device that does not exist.
+        return len(devices) if "-1" not in devices and "" not in devices else _leading(devices)
+    try:
+        return sum(1 for name in os.listdir(root / "dev") if re.fullmatch(r"nvidia\d+", name))
+    except OSError:
+        return 0
+
+
+def _leading(devices: list[str]) -> int:
+    for count, device in enumerate(devices):
+        if device in ("", "-1"):
+            return count
+    return len(devices)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quota(root: Path) -> float:
+    """The CPU quota of the control group and all above it."""
+    least = math.inf
+    for folder in _control_groups(root, ""):
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()[:2]
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            least = min(least, int(quota) / int(period))
+    for folder in _control_groups(root, "cpu"):
+        quota_us = _number(folder / "cpu.cfs_quota_us")
+        period_us = _number(folder / "cpu.cfs_period_us")
+        if quota_us is not None and period_us and quota_us > 0:
+            least = min(least, quota_us / period_us)
+    return least
+
+
+def _control_groups(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's group and those above; ``controller`` ``""`` means version 2."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(",") if controller else not controllers:
+            base = root / "sys/fs/cgroup"
+            if controller:
+                # Usually one folder or link per controller; "cpu,cpuacct" on some systems.
+                base = next((base / name for name in (controller, controllers) if (base / name).is_dir()), base)
+            elif not (base / "cgroup.controllers").exists():
+                base /= "unified"
+            inner = base / path.lstrip("/")
+            # In a container the path may be the host's; then the mount itself is our group.
+            folders = [inner, *inner.parents] if inner.is_dir() else [base]
+            return [folder for folder in folders if folder == base or base in folder.parents]
+    return []
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text().strip())
+    except (OSError, ValueError):
+        return None  # absent, or "max"

@@ -1,0 +1,51 @@
+"""What the agent knows of a worker, and which states one may pass through."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from distpool.wire import scheduler_to_agent
+
+
+class WorkerState(enum.Enum):
+    """Where a worker process is in its life."""
+
+    FORKING = "forking"
+    BOOTING = "booting"
+    LISTENING = "listening"
+    BLOCKED = "blocked"
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+#: Legal transitions; anything else is a bug.
+TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.FORKING: frozenset({WorkerState.BOOTING, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.BOOTING: frozenset({WorkerState.LISTENING, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.LISTENING: frozenset({WorkerState.BLOCKED, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.BLOCKED: frozenset({WorkerState.LISTENING, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.STOPPING: frozenset({WorkerState.GONE}),
+    WorkerState.GONE: frozenset(),
+}
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A process that was forked or is about to be."""
+
+    name: str
+    generation: int
+    state: WorkerState = WorkerState.FORKING
+    #: what it runs; None: it is a spare
+    lease: scheduler_to_agent.StartWorker | None = None
+    pid: int = 0
+    endpoint: str = ""
+    #: SIGKILL is due
+    kill_at: float | None = None
+    #: SIGTERM is wanted as soon as there is a process
+    terminate: bool = False
+    #: SIGKILL was sent
+    killed: bool = False
+    #: why it ends, if that was the agent's own decision
+    finding: str = ""

@@ -1,0 +1,96 @@
+"""``map`` for every executor: calls go out ahead, results come back in the order of the inputs.
+
+Used by the executors' ``map``.  It knows nothing of pools: it is told how to submit one call, or one chunk of calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+
+def check_arguments(chunksize: int, buffersize: int | None) -> None:
+    """Raise what the standard library raises for arguments of ``map`` that are out of range."""
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def in_chunks(inputs: Iterable[Any], chunksize: int) -> Iterator[list[Any]]:
+    """The inputs in lists of ``chunksize``; the last may be shorter."""
+    upcoming = iter(inputs)
+    while chunk := list(itertools.islice(upcoming, chunksize)):
+        yield chunk
+
+
+def ordered_map(
+    submit: Callable[[Any], Future[Any]],
+    inputs: Iterable[Any],
+    *,
+    timeout: float | None,
+    buffersize: int | None,
+    chunked: bool,
+) -> Iterator[Any]:
+    """Submit at once what may be submitted at once; the rest while the results are taken.
+
+    :param submit: makes a future of one input.
+    :param timeout: seconds from now within which every result must have been there.
+    :param buffersize: the most futures at a time whose results have not been taken; ``None``: no limit.
+    :param chunked: a future's result is a list, of which each element is a result.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    futures: deque[Future[Any]] = deque()
+    upcoming = iter(inputs)
+    try:
+        for item in itertools.islice(upcoming, buffersize):
+            futures.append(submit(item))
+    except BaseException:
+        _cancel(futures)
+        raise
+    if buffersize is None:
+        # The iterator of results must not keep the executor alive: dropping the executor lets its workers end.
+        return _results(futures, None, deadline, chunked)
+    return _results(futures, map(submit, upcoming), deadline, chunked)
+
+
+def _results(
+    futures: deque[Future[Any]], further: Iterator[Future[Any]] | None, deadline: float | None, chunked: bool
+) -> Iterator[Any]:
+    # Neither a future nor a result may stay in a local variable across a ``yield``: the consumer decides how long
+    # results live.
+    try:
+        while futures:
+            if further is not None:
+                futures.extend(itertools.islice(further, 1))
+            if chunked:
+                values = _take(futures.popleft(), deadline)
+                values.reverse()
+                while values:
+                    yield values.pop()
+            else:
+                yield _take(futures.popleft(), deadline)
+    finally:
+        _cancel(futures)
+
+
+def _take(future: Future[Any], deadline: float | None) -> Any:
+    try:
+        try:
+            return future.result(None if deadline is None else deadline - time.monotonic())
+        finally:
+            future.cancel()  # a time-out or an interrupt; no effect on what is done
+    finally:
+        # An exception's traceback holds this frame, and the future holds the exception.
+        del future
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()

@@ -1,0 +1,171 @@
+"""What the driver's and the node's side of the scheduler core share: the books, time, the effects, and how leases,
+pools and drivers begin and end."""
+
+from __future__ import annotations
+
+import heapq
+
+from distpool.scheduler.book import Book
+from distpool.scheduler.events import Effect, ToAgent, ToDriver
+from distpool.scheduler.placement import Node
+from distpool.scheduler.reclaim import Reclaim
+from distpool.scheduler.state import HELD, Demand, Driver, Lease, LeaseState, Pool
+from distpool.wire import scheduler_to_agent as to_agent
+from distpool.wire import scheduler_to_driver as to_driver
+from distpool.wire.driver_to_scheduler import HeldLease
+
+#: The exit code that is reported for workers of which nothing is known but that they are gone.
+UNKNOWN_EXIT_CODE = -9
+#: After workers of a pool failed to start: seconds until the next try, doubled each time.
+_START_RETRY_S, _START_RETRY_MAX_S = 0.1, 5.0
+_UNHEARD = "it ended while its driver was out of reach"
+
+
+class Desk:
+    """See the module's description; the parameters are those of ``SchedulerCore``."""
+
+    def __init__(self, cluster: str, lease_prefix: str, python: str, silence_s: float) -> None:
+        self.cluster = cluster
+        self.prefix = lease_prefix + "-"
+        self.python = python
+        self.silence_s = silence_s
+        self.book = Book()
+        self.reclaim = Reclaim(self.book)
+        #: names of leases of an earlier scheduler that have ended under this one
+        self.ended_foreign: set[str] = set()
+        #: (deadline, kind, name): when to look whether a driver or node is silent, or to try a pool again
+        self.timers: list[tuple[float, str, str]] = []
+        self.armed: set[tuple[str, str]] = set()
+        #: leases that their drivers believe to hold and no node has reported yet
+        self.doubtful: dict[str, tuple[str, HeldLease]] = {}
+        self.now = 0.0
+        self.effects: list[Effect] = []
+        self._last_lease = 0
+
+    def arm(self, kind: str, name: str, heard_at: float) -> None:
+        if (kind, name) not in self.armed:
+            self.armed.add((kind, name))
+            heapq.heappush(self.timers, (heard_at + self.silence_s, kind, name))
+
+    def heard_from_driver(self, driver: Driver) -> None:
+        driver.heard_at = self.now
+        if not driver.watched:
+            self.arm("driver", driver.name, self.now)
+
+    def tell(self, name: str, message: to_driver.Message) -> None:
+        driver = self.book.drivers.get(name)
+        if driver is not None and driver.greeted:
+            self.effects.append(ToDriver(name, message))
+
+    def tell_anyone(self, name: str, message: to_driver.Message) -> None:
+        self.effects.append(ToDriver(name, message))
+
+    def start(self, demand: Demand, node: Node) -> None:
+        self._last_lease += 1
+        lease = self.book.add_lease(f"{self.prefix}{self._last_lease}", demand, node)
+        self.effects.append(
+            ToAgent(
+                node.name,
+                to_agent.StartWorker(lease.name, lease.pool.name, lease.driver, lease.shape, lease.ordinal),
+            )
+        )
+
+    def start_failed(self, pool: Pool) -> None:
+        if pool.parked:
+            return  # several that were started together failed together
+        pause_s = min(_START_RETRY_MAX_S, _START_RETRY_S * 2 ** min(pool.start_failures, 10))
+        pool.start_failures += 1
+        self.book.park(pool)
+        heapq.heappush(self.timers, (self.now + pause_s, "pool", pool.name))
+
+    def is_own(self, lease: str) -> bool:
+        """Whether this scheduler granted it, and not one before it."""
+        return lease.startswith(self.prefix)
+
+    def doubt(self, driver: str, held: HeldLease) -> None:
+        """A driver believes to hold a lease that is not in the books."""
+        if self.is_own(held.lease) or held.lease in self.ended_foreign:
+            self.tell(driver, to_driver.LeaseEnded(held.lease, held.pool, held.shape, 0, UNKNOWN_EXIT_CODE, _UNHEARD))
+        else:
+            # Granted by an earlier scheduler: its node may still come and say hello.
+            self.doubtful[held.lease] = (driver, held)
+            heapq.heappush(self.timers, (self.now + self.silence_s, "lease", held.lease))
+
+    def settle_doubt(self, lease: str, only_of: str = "") -> None:
+        """The node of a lease of an earlier scheduler had its time, or its driver (``only_of``) gives it back."""
+        driver, held = self.doubtful.get(lease, ("", None))
+        if held is None or only_of not in ("", driver):
+            return
+        del self.doubtful[lease]
+        if lease not in self.book.leases:
+            self.ended_foreign.add(lease)
+            self.doubt(driver, held)
+
+    def announce(self, lease: Lease) -> None:
+        self.tell(
+            lease.driver,
+            to_driver.LeaseGranted(
+                lease.name,
+                lease.pool.name,
+                lease.shape,
+                lease.node.name,
+                lease.worker,
+                lease.endpoint,
+                lease.pid,
+                lease.ordinal,
+            ),
+        )
+
+    def stop(self, lease: Lease, grace_s: float, terminate: bool = False) -> None:
+        # Said again to a worker that is already ending, since the grace may be shorter now.
+        if lease.state in HELD:
+            self.book.set_state(lease, LeaseState.STOPPING)
+        self.effects.append(ToAgent(lease.node.name, to_agent.StopWorker(lease.name, grace_s, terminate)))
+
+    def lease_ended(
+        self, lease: Lease, exit_code: int, reason: str, stderr_tail: str = "", peak_rss_bytes: int = 0
+    ) -> None:
+        if not self.is_own(lease.name):
+            self.ended_foreign.add(lease.name)
+        self.book.set_state(lease, LeaseState.ENDED)
+        self.tell(
+            lease.driver,
+            to_driver.LeaseEnded(
+                lease.name,
+                lease.pool.name,
+                lease.shape,
+                lease.pid,
+                exit_code,
+                reason,
+                stderr_tail,
+                peak_rss_bytes,
+            ),
+        )
+        for child in list(lease.children):
+            self.driver_lost(child, kill=True)
+
+    def driver_lost(self, name: str, *, kill: bool) -> None:
+        driver = self.book.drivers.get(name)
+        if driver is None:
+            return
+        for pool in list(driver.pools.values()):
+            # One that said goodbye has given those workers that are already ending the time that it meant to give.
+            if pool.owner == name:
+                self.close_pool(pool, 0.0, shorten=kill)
+            else:
+                self.leave_pool(pool, driver, 0.0, shorten=kill)
+        self.book.remove_driver(driver)
+
+    def close_pool(self, pool: Pool, grace_s: float, *, shorten: bool = True) -> None:
+        pool.closed = True
+        for name in list(pool.members):
+            driver = self.book.drivers.get(name)
+            if driver is not None:
+                self.leave_pool(pool, driver, grace_s, shorten=shorten)
+        self.book.drop_pool_if_done(pool)
+
+    def leave_pool(self, pool: Pool, driver: Driver, grace_s: float, *, shorten: bool = True) -> None:
+        for lease in list(pool.members[driver.name].leases.values()):
+            if shorten or lease.state is not LeaseState.STOPPING:
+                self.stop(lease, grace_s)
+        self.book.leave(pool, driver)

@@ -1,0 +1,59 @@
+"""What the scheduler core is told (past tense) and what it wants done (imperative)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from distpool.wire import agent_to_scheduler as from_agent
+from distpool.wire import driver_to_scheduler as from_driver
+from distpool.wire import scheduler_to_agent as to_agent
+from distpool.wire import scheduler_to_driver as to_driver
+
+
+class DriverSaid(NamedTuple):
+    """A driver's message arrived.  ``watched``: the shell will report its death, so no heartbeats are needed."""
+
+    driver: str
+    message: from_driver.Message
+    watched: bool = False
+
+
+class AgentSaid(NamedTuple):
+    """An agent's message arrived."""
+
+    node: str
+    message: from_agent.Message
+
+
+class DriverLost(NamedTuple):
+    """The driver's process has ended."""
+
+    driver: str
+
+
+class NodeLost(NamedTuple):
+    """The agent's process has ended."""
+
+    node: str
+
+
+class TimePassed(NamedTuple):
+    """The deadline named by ``next_deadline`` has come."""
+
+
+class ToDriver(NamedTuple):
+    """Send this."""
+
+    driver: str
+    message: to_driver.Message
+
+
+class ToAgent(NamedTuple):
+    """Send this."""
+
+    node: str
+    message: to_agent.Message
+
+
+Event: TypeAlias = "DriverSaid | AgentSaid | DriverLost | NodeLost | TimePassed"
+Effect: TypeAlias = "ToDriver | ToAgent"

@@ -1,0 +1,132 @@
+"""The scheduler core's answers to agents: nodes that come and go, and what becomes of their workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distpool.scheduler.desk import UNKNOWN_EXIT_CODE, Desk
+from distpool.scheduler.events import AgentSaid, ToAgent
+from distpool.scheduler.placement import Node
+from distpool.scheduler.state import Lease, LeaseState
+from distpool.wire import agent_to_scheduler as from_agent
+from distpool.wire import codec
+from distpool.wire import scheduler_to_agent as to_agent
+
+
+class NodeSide:
+    """See the module's description."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._on_agent: dict[type, Callable[[Node, Any], None]] = {
+            from_agent.WorkerReady: self._on_worker_ready,
+            from_agent.WorkerExited: self._on_worker_exited,
+            from_agent.LeaseBlocked: self._on_lease_blocked,
+            from_agent.LeaseUnblocked: self._on_lease_unblocked,
+            from_agent.AgentHeartbeat: lambda node, message: None,
+            from_agent.AgentGoodbye: lambda node, message: self.node_lost(node.name, "it left the cluster"),
+        }
+
+    def on_agent_said(self, event: AgentSaid) -> None:
+        name, message = event
+        if type(message) is from_agent.AgentHello:
+            self._on_agent_hello(name, message)
+            return
+        node = self._desk.book.nodes.get(name)
+        if node is None:
+            if type(message) is from_agent.AgentHeartbeat:
+                self._desk.effects.append(ToAgent(name, to_agent.HelloWanted()))
+            return
+        node.heard_at = self._desk.now
+        self._on_agent[type(message)](node, message)
+
+    def _on_agent_hello(self, name: str, hello: from_agent.AgentHello) -> None:
+        if hello.protocol != codec.PROTOCOL or hello.python != self._desk.python:
+            theirs = f"Python {hello.python}, distpool {hello.distpool} (protocol {hello.protocol})"
+            ours = f"Python {self._desk.python}, protocol {codec.PROTOCOL}"
+            self._desk.effects.append(
+                ToAgent(name, to_agent.AgentRefused(f"the node runs {theirs}, the cluster {ours}"))
+            )
+            return
+        book = self._desk.book
+        node = book.nodes.get(name)
+        if node is None:
+            node = book.add_node(name, hello)
+        node.heard_at = self._desk.now
+        if not node.elastic_cpus:  # a private node lives in the scheduler's own process
+            self._desk.arm("node", name, self._desk.now)
+        self._desk.effects.append(ToAgent(name, to_agent.AgentWelcome(self._desk.cluster)))
+        reported = {live.lease for live in hello.leases}
+        for lease in list(node.leases.values()):
+            if lease.name not in reported:
+                self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, "it ended while its node was out of reach")
+        for live in hello.leases:
+            self._reconcile(node, live)
+
+    def _reconcile(self, node: Node, live: from_agent.LiveLease) -> None:
+        """A worker that runs on a node that says hello (again)."""
+        lease = self._desk.book.leases.get(live.lease)
+        if lease is None:
+            desk = self._desk
+            driver = desk.book.drivers.get(live.driver)
+            claimed = driver is None or not driver.greeted or desk.doubtful.get(live.lease, ("",))[0] == live.driver
+            if desk.is_own(live.lease) or live.lease in desk.ended_foreign or not claimed:
+                # Its driver was told that it ended: whatever it still does must not be heard.
+                desk.effects.append(ToAgent(node.name, to_agent.StopWorker(live.lease, 0.0)))
+                return
+            if driver is None:
+                # It has as long to say hello as it may be silent.
+                driver = desk.book.add_driver(live.driver, None)
+                desk.heard_from_driver(driver)
+            desk.doubtful.pop(live.lease, None)
+            desk.book.adopt(node, live, driver)
+            return
+        if lease.state is LeaseState.STOPPING:
+            self._desk.effects.append(ToAgent(node.name, to_agent.StopWorker(lease.name, 0.0)))
+            return
+        if lease.state is LeaseState.STARTING:
+            self._became_ready(lease, live.worker, live.endpoint, live.pid)
+        if live.blocked != (lease.state is LeaseState.BLOCKED):
+            self._desk.book.set_state(lease, LeaseState.BLOCKED if live.blocked else LeaseState.ACTIVE)
+
+    def node_lost(self, name: str, why: str) -> None:
+        node = self._desk.book.nodes.get(name)
+        if node is None:
+            return
+        for lease in list(node.leases.values()):
+            self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, f"node {name} was lost: {why}")
+        self._desk.book.remove_node(node)
+
+    def _on_worker_ready(self, node: Node, message: from_agent.WorkerReady) -> None:
+        lease = self._desk.book.leases.get(message.lease)
+        if lease is None or lease.node is not node:
+            # It was given up meanwhile (the node was silent for too long): nobody waits for it.
+            self._desk.effects.append(ToAgent(node.name, to_agent.StopWorker(message.lease, 0.0)))
+        elif lease.state is LeaseState.STARTING:
+            self._became_ready(lease, message.worker, message.endpoint, message.pid)
+
+    def _became_ready(self, lease: Lease, worker: str, endpoint: str, pid: int) -> None:
+        lease.worker, lease.endpoint, lease.pid = worker, endpoint, pid
+        lease.pool.start_failures = 0
+        self._desk.book.set_state(lease, LeaseState.ACTIVE)
+        self._desk.announce(lease)
+
+    def _on_worker_exited(self, node: Node, message: from_agent.WorkerExited) -> None:
+        lease = self._desk.book.leases.get(message.lease)
+        if lease is None or lease.node is not node:
+            return
+        if lease.state is LeaseState.STARTING:
+            self._desk.start_failed(lease.pool)
+        lease.pid = message.pid or lease.pid
+        self._desk.lease_ended(lease, message.exit_code, message.reason, message.stderr_tail, message.peak_rss_bytes)
+
+    def _on_lease_blocked(self, node: Node, message: from_agent.LeaseBlocked) -> None:
+        lease = self._desk.book.leases.get(message.lease)
+        if lease is not None and lease.node is node and lease.state is LeaseState.ACTIVE:
+            self._desk.book.set_state(lease, LeaseState.BLOCKED)
+
+    def _on_lease_unblocked(self, node: Node, message: from_agent.LeaseUnblocked) -> None:
+        lease = self._desk.book.leases.get(message.lease)
+        if lease is not None and lease.node is node and lease.state is LeaseState.BLOCKED:
+            self._desk.book.set_state(lease, LeaseState.ACTIVE)

@@ -1,0 +1,100 @@
+"""Whom to ask to give workers back while others wait.
+
+The scheduler does not see tasks, so it cannot know which workers are idle: it asks, at growing intervals, everybody
+who holds some of what is short.  It also says by how many leases each is above its fair share.
+"""
+
+from __future__ import annotations
+
+from distpool.scheduler.book import Book
+from distpool.scheduler.fairness import fair_shares
+from distpool.scheduler.placement import EPSILON
+from distpool.scheduler.state import HELD, Demand, Member, Pool, Root
+
+#: Seconds between two rounds of asking: the first and the longest pause.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
+
+
+class Reclaim:
+    """See the module's description."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._pause_s = _FIRST_PAUSE_S
+        self._asked_at = float("-inf")
+        #: when ``due`` must be called
+        self.deadline: float | None = None
+
+    def hurry(self) -> None:
+        """Demand has changed: ask soon."""
+        self._pause_s = _FIRST_PAUSE_S
+        if self.deadline is not None:
+            self.deadline = min(self.deadline, self._asked_at + _FIRST_PAUSE_S)
+
+    def due(self, now: float) -> list[tuple[str, str, int]]:
+        """Whom to ask now: (driver, pool, leases above the fair share)."""
+        if not self._book.unmet:
+            self.deadline = None
+            return []
+        if self.deadline is None:
+            self.deadline = max(now, self._asked_at + _FIRST_PAUSE_S)
+        if now < self.deadline:
+            return []
+        self._asked_at = now
+        self.deadline = now + self._pause_s
+        self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2)
+        return self._targets()
+
+    def _targets(self) -> list[tuple[str, str, int]]:
+        short_pools: dict[Pool, list[Demand]] = {}
+        short_nodes: list[Demand] = []
+        for demand in self._book.unmet:
+            pool = demand.member.pool
+            if pool.slots - pool.used_cpus + EPSILON < demand.shape.num_cpus:
+                short_pools.setdefault(pool, []).append(demand)
+            elif demand.shape in self._book.full:
+                short_nodes.append(demand)
+        excess: dict[Member, int] = {}
+        for pool, demands in short_pools.items():
+            self._within_pool(pool, demands, excess)
+        if short_nodes:
+            self._between_roots(short_nodes, excess)
+        return [(member.driver, member.pool.name, count) for member, count in excess.items()]
+
+    def _within_pool(self, pool: Pool, demands: list[Demand], excess: dict[Member, int]) -> None:
+        wants = {member: member.used_cpus + _unmet_cpus(member) for member in pool.members.values()}
+        shares = fair_shares(pool.slots, wants)
+        for member in pool.members.values():
+            if _helps(member, demands):
+                excess[member] = _leases_above(member, shares[member])
+
+    def _between_roots(self, demands: list[Demand], excess: dict[Member, int]) -> None:
+        wants: dict[Root, float] = {}
+        for pool in self._book.pools.values():
+            unmet = sum(_unmet_cpus(member) for member in pool.members.values())
+            wants[pool.root] = wants.get(pool.root, 0.0) + pool.used_cpus + unmet
+        shares = fair_shares(self._book.placement.capacity().num_cpus, wants)
+        for pool in self._book.pools.values():
+            for member in pool.members.values():
+                if _helps(member, demands):
+                    # What a root holds too much is asked of its pools in proportion.
+                    root = pool.root
+                    part = shares[root] * member.used_cpus / root.used_cpus if root.used_cpus > EPSILON else 0.0
+                    excess[member] = max(excess.get(member, 0), _leases_above(member, part))
+
+
+def _unmet_cpus(member: Member) -> float:
+    return sum(max(0, demand.unmet) * demand.shape.num_cpus for demand in member.demands.values())
+
+
+def _helps(member: Member, demands: list[Demand]) -> bool:
+    """Whether a lease of ``member``, given back, would serve somebody else, or another shape of its own."""
+    shapes = {lease.shape for lease in member.leases.values() if lease.state in HELD}
+    return any(demand.member is not member or shapes - {demand.shape} for demand in demands) and bool(shapes)
+
+
+def _leases_above(member: Member, share: float) -> int:
+    count = sum(demand.held for demand in member.demands.values())
+    if not count or member.used_cpus <= share + EPSILON:
+        return 0
+    return int((member.used_cpus - share) / (member.used_cpus / count) + EPSILON)

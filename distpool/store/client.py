@@ -1,0 +1,422 @@
+"""The object store as one process sees it: values in, values out, and the exact life of what lies in shared memory.
+
+Drivers and workers have one ``ObjectStore`` each.  The terms:
+
+* the *maker* of an object is the process whose segment it lies in; its name is part of the object's id
+  (``<maker>.<number>``);
+* its *owner* is the process that decides when it ends: for arguments and ``put`` the maker itself; a result, and
+  whatever a reference in a result refers to, belongs to the driver that receives it;
+* a *handle* (``Packed``, ``StoredValue``) keeps the object alive in this process; a *view* is any Python buffer over
+  it, in any process.
+
+Who says what to whom, so that a slot is used again only when no handle, no pin and no view is left:
+
+1. Arguments: the driver ``pack``s, sends ``Packed.value`` and keeps the ``Packed`` until the task is done.  After the
+   task the worker asks ``pinned(ids of the task's objects)`` and sends what it still needs with the result
+   (``Result.pinned``); the driver calls ``pin(worker, ids)`` *before* it lets go of the ``Packed``.  When the worker no
+   longer needs such an object, its ``on_unpinned(ids)`` is called; the worker sends ``Unpinned``, behind every result
+   that was made before, and the driver calls ``unpin(worker, ids)``.
+2. Results: the worker ``pack``s, sends ``packed.hand_over()`` and keeps the memory until the driver says
+   ``ReleaseObjects`` (``release(ids)``).  The driver calls ``adopt(value)`` for *every* result that arrives, also one
+   that it drops; the objects live as long as the ``StoredValue``, views of it (``unpack(value, owner=stored_value)``)
+   and pins.  Then the driver's ``on_free(worker, ids)`` is called, which sends ``ReleaseObjects``.
+3. References: an ``ObjectRef`` inside a stored object or result is pickled with the locations of what it refers to, and
+   the value that contains it names those objects too (as locations of size 0), so whoever has a handle of the container
+   has one of everything that can be reached from it.  Unpickling makes a handle with ``hold``.  A process in which an
+   object is *held* without being its own is a *borrower*: to the process that it got it from it is a holder that pins,
+   by the rule of 1 (it "needs" what it views or has a handle of), and its own nested workers pin it there in turn.  So
+   borrowing forms a tree along which tasks went, and each edge lasts as long as anything below it.  In a result,
+   references go up that tree: the worker hands over a handle of each object that they reach (``Location.lender``) by
+   the rule of 2; of an object that the driver has already, it gives the second one back at once.
+4. A worker dies: the driver calls ``process_died(worker)``.  Its pins are gone, and with them those of whoever borrowed
+   from it; its segments are removed as soon as none of its objects is owned here any more (until then they can still
+   be mapped by anyone).
+
+``on_unpinned`` and ``on_free`` may be called from a finalizer: in any thread, at any moment, perhaps while that thread
+holds any lock.  They may only take a note and wake somebody (``deque.append``, ``Channel.wake``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distpool.errors import ObjectLostError
+from distpool.store.handles import Packed, StoredPacked, StoredValue
+from distpool.store.ownership import Ended, Ownership
+from distpool.store.references import value_of
+from distpool.store.room import Room
+from distpool.store.serialization import Serialized, deserialize, serialize
+from distpool.store.views import View, Views
+from distpool.store.writing import Writer
+from distpool.wire.driver_to_worker import Value
+from distpool.wire.objects import Location
+from distpool.wire.store_client_to_agent import ObjectFacts, StoreContents
+
+#: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
+INLINE_BYTES = 1 << 16
+
+_installed: ObjectStore | None = None
+
+
+def install(store: ObjectStore) -> None:
+    """Make it the one that ``store_of_this_process`` finds."""
+    global _installed
+    _installed = store
+
+
+def store_of_this_process() -> ObjectStore | None:
+    """The store that this process works with, if it has one already."""
+    store = _installed
+    return store if store is not None and store.usable else None
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+class ObjectStore:
+    """See the module's description.  Any thread may call any method.
+
+    :param folder: the node's store folder.
+    :param owner: this process' routing id as text, unique in the cluster.
+    :param node: the node's id.
+    :param on_unpinned: told of objects that ``pinned`` named and that are no longer needed here.
+    :param on_free: told, with the process that keeps them for this one, of objects that are no longer needed.
+    :param inline_bytes: the threshold; ``None``: ``DISTPOOL_INLINE_BYTES`` or 64 KiB.
+    :param recycle_bytes: see ``SegmentAllocator``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        owner: str,
+        *,
+        node: str = "",
+        on_unpinned: Callable[[list[str]], None] = _nothing,
+        on_free: Callable[[str, list[str]], None] = _nothing,
+        inline_bytes: int | None = None,
+        recycle_bytes: int | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.owner = owner
+        self.node = node
+        self.on_unpinned = on_unpinned
+        self.on_free = on_free
+        if inline_bytes is None:
+            inline_bytes = int(os.environ.get("DISTPOOL_INLINE_BYTES", INLINE_BYTES))
+        self.inline_bytes = max(1, inline_bytes)
+        self._lock = threading.Lock()
+        #: What finalizers want done; whoever can take the lock does it.
+        self._chores: deque[View | Sequence[str]] = deque()
+        self._room = Room(self.folder, owner, self._lock, self, recycle_bytes)
+        self._views = Views(self.folder, self._end_view_later, self._room.find_spilled)
+        self._ownership = Ownership(owner, self._views.viewed)
+        self._writer = Writer(owner, node, self._lock, self._room, self._ownership, self)
+        self._closed = False
+        self._pid = os.getpid()
+
+    def pack(self, value: Any, *, by_reference: bool = False) -> Packed:
+        """Serialize; large buffers, and the pickle itself when it is large, are written to shared memory.
+
+        The value is copied as it is now: what happens to it later is not seen by the receiver.
+
+        :param by_reference: futures and references inside stay references (in results and stored objects), instead of
+            standing for their values (in arguments).
+        :raises SerializationError: when it cannot be carried, naming the path to the culprit.
+        :raises ObjectStoreFullError: when there is no room.
+        """
+        serialized = serialize(value, self.inline_bytes, by_reference)
+        if type(serialized) is bytes:
+            return Packed(Value(serialized))
+        assert isinstance(serialized, Serialized)
+        payload = b""
+        in_band = serialized.size_bytes < self.inline_bytes
+        if in_band:
+            payload = b"".join(serialized.chunks)
+            if not serialized.buffers and not serialized.references:
+                return Packed(Value(payload), serialized.dependencies)
+        handles: dict[str, None] = {}
+        try:
+            locations, stored_bytes = self._writer.store(serialized, in_band, handles)
+            for reference in serialized.references:
+                locations += self._hold_inner(reference, handles)
+        except BaseException:
+            self.drop_later(tuple(handles))
+            raise
+        return StoredPacked(
+            Value(payload, tuple(locations)), serialized.dependencies, self, tuple(handles), stored_bytes
+        )
+
+    def unpack(
+        self, value: Value, dependencies: Sequence[Value] = (), *, readonly: bool = False, owner: object = None
+    ) -> Any:
+        """The value.  Its large buffers are mapped copy-on-write, not copied.
+
+        :param dependencies: what the handles met by ``pack`` stand for, in that order.
+        :param readonly: hand out views that refuse writing.
+        :param owner: is kept alive as long as any view of the buffers.
+        :raises ObjectLostError: when an object is gone.
+
+        Whatever loading a pickle can raise comes through.
+        """
+        payload: bytes | memoryview = value.payload
+        buffers: list[memoryview] = []
+        if value.objects:
+            buffers = self._open([location for location in value.objects if location.size_bytes], readonly, owner)
+            if not payload:
+                payload = buffers.pop()
+        if not dependencies:
+            return deserialize(payload, buffers, None, self)
+        loaded: dict[int, Any] = {}
+
+        def load(index: int) -> Any:
+            if index not in loaded:
+                loaded[index] = self.unpack(dependencies[index], readonly=readonly, owner=owner)
+            return loaded[index]
+
+        return deserialize(payload, buffers, load, self)
+
+    def adopt(self, value: Value) -> StoredValue:
+        """Become the owner of a value that another process made and handed over."""
+        if not value.objects:
+            return StoredValue(value, None, ())
+        locations = {location.object_id: location for location in value.objects}
+        with self._lock:
+            surplus = self._ownership.adopt(locations.values())
+        self._tell(Ended(returned=surplus))
+        self.do_chores()
+        return StoredValue(value, self, tuple(locations))
+
+    def hold(self, value: Value) -> StoredValue:
+        """One more handle of everything that ``value`` needs, which something keeps alive at this moment."""
+        object_ids = tuple({location.object_id: None for location in value.objects})
+        with self._lock:
+            self._ownership.borrow(object_ids)
+        self.do_chores()
+        return StoredValue(value, self, object_ids)
+
+    def release(self, object_ids: Iterable[str]) -> None:
+        """The owner no longer needs these objects, which were made here and handed over."""
+        self.drop_later(tuple(object_ids))
+
+    def pinned(self, object_ids: Iterable[str]) -> tuple[str, ...]:
+        """Those that this process still needs: it views them or has borrowed handles of them; ``on_unpinned`` will name
+        each of them once."""
+        self.do_chores()
+        with self._lock:
+            still = self._ownership.report(object_ids)
+        self.do_chores()
+        return still
+
+    def pin(self, holder: str, object_ids: Iterable[str]) -> None:
+        """Another process said that it still needs these."""
+        with self._lock:
+            self._ownership.lifetimes.pin(holder, object_ids)
+        self.do_chores()
+
+    def unpin(self, holder: str, object_ids: Iterable[str]) -> None:
+        """Another process said that it no longer needs these."""
+        ended = Ended()
+        with self._lock:
+            self._ownership.unpin(holder, object_ids, ended)
+            self._dispose(ended)
+        self._tell(ended)
+        self.do_chores()
+
+    def process_died(self, name: str) -> None:
+        """Another process of this node ended: its pins are gone, and those of its segments that nothing here owns."""
+        ended = Ended()
+        with self._lock:
+            self._ownership.on_death(name, ended)
+            self._dispose(ended)
+            self._room.remove_dead(name, self._ownership.keeps)
+        self._tell(ended)
+        self.do_chores()
+
+    def trim(self) -> int:
+        """Give back memory that waits for its next use; for when the process is idle.  Returns how many bytes."""
+        self.do_chores()
+        with self._lock:
+            self._views.trim()
+            given_back = self._room.trim()
+        self.do_chores()
+        return given_back
+
+    def close(self) -> None:
+        """Remove everything that this process made.  Views that exist stay valid."""
+        self.do_chores()
+        with self._lock:
+            first = not self._closed
+            self._closed = True
+            if first:
+                self._views.shut()
+                if self._pid == os.getpid():
+                    self._room.close()
+        if first and self._pid == os.getpid():
+            self._room.close_link()
+            self._writer.close()
+        self.do_chores()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, and not that of a process from which this one was forked."""
+        return not self._closed and self._pid == os.getpid()
+
+    @property
+    def backed_bytes(self) -> int:
+        """Memory that this process' segments hold, in use or waiting for it."""
+        return self._room.memory.backed_bytes
+
+    @property
+    def recyclable_bytes(self) -> int:
+        """The part of ``backed_bytes`` that waits for its next use."""
+        return self._room.memory.freed_bytes
+
+    # -- for the agent (see ``room``) ---------------------------------------------------------------------------
+
+    def drop_idle(self) -> list[str]:
+        """Give up mappings that wait for their next use; returns the segments that are viewed."""
+        self.do_chores()
+        with self._lock:
+            self._views.trim()
+            viewed = self._views.segments()
+        self.do_chores()
+        return viewed
+
+    def describe(self, request: int = 0) -> StoreContents:
+        """What this process has to do with."""
+        self.do_chores()
+        with self._lock:
+            known = self._ownership.lifetimes.objects()
+            objects = [self._describe_object(object_id) for object_id in [*known, *self._views.objects(known)]]
+            contents = StoreContents(request, self._room.allowed_bytes or 0, self._room.memory.backed_bytes, objects)
+        self.do_chores()
+        return contents
+
+    def _describe_object(self, object_id: str) -> ObjectFacts:
+        ownership, slot = self._ownership, self._writer.slots.get(object_id)
+        size_bytes, where = 0, ""
+        if slot is not None:
+            size_bytes, where = slot.used_bytes, self._room.place_of(slot.segment.name)
+        elif ownership.segment_of(object_id):
+            where = self._room.place_of(ownership.segment_of(object_id))
+        lifetimes = ownership.lifetimes
+        return ObjectFacts(
+            object_id,
+            size_bytes,
+            where,
+            ownership.kind_of(object_id),
+            lifetimes.handles(object_id),
+            self._views.viewed(object_id),
+            tuple(lifetimes.holders(object_id)),
+        )
+
+    def describe_node(self) -> Any:
+        """What all processes of the node say, as the agent's ``NodeContents``; None when there is no agent."""
+        return self._room.ask_contents()
+
+    def _hold_inner(self, reference: Any, handles: dict[str, None]) -> list[Location]:
+        """Handles of everything that a reference inside a value reaches."""
+        inner = {location.object_id: location for location in value_of(reference).objects}
+        inner = {object_id: location for object_id, location in inner.items() if object_id not in handles}
+        with self._lock:
+            self._ownership.borrow(inner)
+        handles.update(dict.fromkeys(inner))
+        return [Location(found.object_id, found.node, found.segment, 0, 0, self.owner) for found in inner.values()]
+
+    def check_open(self) -> None:
+        """Raise ValueError if it is not ``usable``."""
+        if not self.usable:
+            raise ValueError("the object store of this process is closed")
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _open(self, locations: Sequence[Location], readonly: bool, owner: object) -> list[memoryview]:
+        extents: dict[str, tuple[str, int, int]] = {}
+        for location in locations:
+            first, end = location.offset, location.offset + location.size_bytes
+            segment, known_first, known_end = extents.get(location.object_id, (location.segment, first, end))
+            extents[location.object_id] = segment, min(first, known_first), max(end, known_end)
+        try:
+            opened = self._open_objects(extents, owner)
+        except ObjectLostError:
+            # Without the lock, since it may take long.
+            fetched = [self._room.fetch(segment) for segment, _, _ in extents.values()]
+            if not any(fetched):
+                raise
+            opened = self._open_objects(extents, owner)
+        buffers = []
+        for location in locations:
+            first, memory = opened[location.object_id]
+            buffer = memory[location.offset - first : location.offset - first + location.size_bytes]
+            buffers.append(buffer.toreadonly() if readonly else buffer)
+        return buffers
+
+    def _open_objects(
+        self, extents: dict[str, tuple[str, int, int]], owner: object
+    ) -> dict[str, tuple[int, memoryview]]:
+        self.do_chores()
+        with self._lock:
+            opened = {
+                object_id: (first, self._views.open(object_id, segment, first, end, owner))
+                for object_id, (segment, first, end) in extents.items()
+            }
+        self._room.on_viewed(sum(end - first for _, first, end in extents.values()))
+        self.do_chores()
+        return opened
+
+    # -- endings ------------------------------------------------------------------------------------------------
+
+    def _end_view_later(self, view: View) -> None:
+        self._chores.append(view)
+        self.do_chores()
+
+    def drop_later(self, object_ids: Sequence[str]) -> None:
+        """A handle of these ended; called by handles only, also in finalizers."""
+        self._chores.append(object_ids)
+        self.do_chores()
+
+    def do_chores(self) -> None:
+        """Do what finalizers left; never waits.  Whoever holds the lock looks again after letting go of it, so nothing
+        stays undone."""
+        chores = self._chores
+        while chores and self._lock.acquire(blocking=False):
+            ended = Ended()
+            done: list[View | Sequence[str]] = []
+            try:
+                while chores:
+                    chore = chores.popleft()
+                    done.append(chore)  # a view's owner must not be finalized under the lock
+                    if self._pid != os.getpid():
+                        continue  # a forked child looks at its parent's objects; the parent does the books
+                    if isinstance(chore, View):
+                        object_id = self._views.close(chore)
+                        if object_id is not None:
+                            self._ownership.on_view_ended(object_id, ended)
+                    else:
+                        self._ownership.drop(chore, ended)
+                self._dispose(ended)
+            finally:
+                self._lock.release()
+            self._tell(ended)
+
+    def _dispose(self, ended: Ended) -> None:
+        """What must be done under the lock."""
+        for object_id in ended.own:
+            slot = self._writer.slots.pop(object_id, None)
+            if slot is not None:
+                self._room.free(slot)
+        for segment in ended.files:
+            self._room.remove_foreign(segment)
+
+    def _tell(self, ended: Ended) -> None:
+        """What must be done without it."""
+        if ended.unpinned:
+            self.on_unpinned(ended.unpinned)
+        for lender, object_ids in ended.returned.items():
+            self.on_free(lender, object_ids)

@@ -1,0 +1,133 @@
+"""A client's connection to its agent: asks for memory, and does what the agent asks in its turn.
+
+Made by ``room`` when a process first needs more memory than it may use without asking; most never do.  It has a channel
+and a thread of its own, since it must answer while every other thread of the process is busy or waits for memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from distpool.store.spill import NodeFacts
+from distpool.wire import agent_to_store_client as agent_says
+from distpool.wire import store_client_to_agent as client_says
+from distpool.wire.channel import Channel, PeerUnreachable
+from distpool.wire.codec import encode
+
+_decode = msgspec.msgpack.Decoder(agent_says.Message).decode
+
+
+class Party(Protocol):
+    """Who serves the agent's wishes, in the link's thread."""
+
+    def on_granted(self, size_bytes: int) -> None: ...
+    def on_reclaim(self, round: int) -> tuple[int, client_says.StoreReport]: ...
+    def on_spill(self, segment: str) -> tuple[int, str]: ...
+    def describe(self, request: int) -> client_says.StoreContents: ...
+
+
+class Asked:
+    """A question under way; ``event`` is set when ``answer`` is there, or when there is another reason to look."""
+
+    __slots__ = ("answer", "event", "request")
+
+    def __init__(self, request: int, event: threading.Event) -> None:
+        self.request = request
+        self.event = event
+        self.answer: agent_says.Message | None = None
+
+
+class Link:
+    """See the module's description."""
+
+    def __init__(self, facts: NodeFacts, owner: str, allowed_bytes: int, party: Party) -> None:
+        import zmq
+
+        self._agent = facts.agent.encode()
+        self._party = party
+        self._pid = os.getpid()
+        self._requests = itertools.count(1)
+        self._asked: dict[int, Asked] = {}
+        self._closed = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._channel = Channel(self._context, f"o-{owner}".encode())
+        self._channel.connect(facts.endpoint, self._agent)
+        self.say(client_says.StoreHello(self._pid, allowed_bytes))
+        self._thread = threading.Thread(target=self._run, name="distpool-store", daemon=True)
+        self._thread.start()
+
+    def say(self, message: client_says.Message) -> None:
+        """Send; an agent that is gone is ignored, for then the node ends."""
+        try:
+            self._channel.send(self._agent, (encode(message),))
+        except PeerUnreachable:
+            pass
+
+    def ask(self, make: Callable[[int], client_says.Message], event: threading.Event) -> Asked:
+        """Send a question, made for a request number; the answer comes later."""
+        asked = Asked(next(self._requests), event)
+        self._asked[asked.request] = asked
+        self.say(make(asked.request))
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody waits for the answer any more."""
+        self._asked.pop(asked.request, None)
+
+    def close(self) -> None:
+        """End the connection and its thread; whoever waits for an answer is woken."""
+        self.say(client_says.StoreGoodbye())
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        self._channel.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._channel.close(0.2)
+        self._context.destroy(linger=0)
+        for asked in list(self._asked.values()):
+            asked.event.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no more answers."""
+        return self._closed
+
+    def _run(self) -> None:
+        while not self._closed:
+            for _, frames in self._channel.receive():
+                message = _decode(frames[0])
+                self._serve(message)
+
+    def _serve(self, message: agent_says.Message) -> None:
+        party = self._party
+        if isinstance(message, agent_says.MemoryGranted):
+            party.on_granted(message.size_bytes)
+            self._answer(message.request, message)
+        elif isinstance(message, (agent_says.UseDisk, agent_says.NodeContents)):
+            self._answer(message.request, message)
+        elif isinstance(message, agent_says.Reclaim):
+            returned, report = party.on_reclaim(message.round)
+            if returned:
+                self.say(client_says.MemoryReturned(returned))
+            self.say(report)
+        elif isinstance(message, agent_says.Spill):
+            for segment in message.segments:
+                size_bytes, problem = party.on_spill(segment)
+                if size_bytes:
+                    self.say(client_says.MemoryReturned(size_bytes))
+                self.say(client_says.SegmentSpilled(segment, size_bytes, problem))
+        else:
+            self.say(party.describe(message.request))
+
+    def _answer(self, request: int, message: agent_says.Message) -> None:
+        asked = self._asked.pop(request, None)
+        if asked is not None:
+            asked.answer = message
+            asked.event.set()

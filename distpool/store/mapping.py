@@ -1,0 +1,147 @@
+"""Mapped memory in its rawest form: map, unmap, forget private changes, and export as a Python buffer.
+
+Used by ``segments`` (writers, shared) and ``views`` (readers, copy-on-write); knows nothing of objects.
+
+The C library is called directly because ``mmap.mmap`` keeps a duplicate of the file descriptor for as long as the
+mapping lives (up to Python 3.12), which would limit a process to as many live objects as it may open files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+from typing import Any, Protocol
+
+PAGE = mmap.PAGESIZE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+]  # fmt: skip
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+#: Linux: do not count a copy-on-write mapping against the commit limit; hardly any of its pages is ever written.
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+_DONTNEED = getattr(mmap, "MADV_DONTNEED", 4)
+
+
+def map_shared(fd: int, size_bytes: int) -> int:
+    """Address of a writer's mapping of the whole file."""
+    return _map(fd, size_bytes, mmap.MAP_SHARED)
+
+
+def map_private(fd: int, size_bytes: int) -> int:
+    """Address of a reader's copy-on-write mapping of the whole file."""
+    return _map(fd, size_bytes, mmap.MAP_PRIVATE | _NORESERVE)
+
+
+def _map(fd: int, size_bytes: int, flags: int) -> int:
+    address = _libc.mmap(None, size_bytes, _READ_WRITE, flags, fd, 0)
+    if address == _MAP_FAILED or address is None:
+        code = ctypes.get_errno()
+        if code == errno.ENOMEM:
+            raise MemoryError(f"cannot map {size_bytes} bytes: {os.strerror(code)}")
+        raise OSError(code, os.strerror(code))
+    return int(address)
+
+
+def unmap(address: int, size_bytes: int) -> None:
+    """End a mapping; nobody may look at it any more."""
+    _libc.munmap(address, size_bytes)
+
+
+class PrivateChanges:
+    """Forgets what readers wrote into their copy-on-write mappings, so that a mapping can be used again.
+
+    A mapping whose pages are known to the processor already is read three times as fast as a new one, so only the
+    pages that were really written are dropped, where the kernel (Linux 6.7 or newer) tells which.
+    """
+
+    _REGIONS = 256
+    #: ``PAGEMAP_SCAN`` of <linux/fs.h>: ``_IOWR('f', 16, struct pm_scan_arg)``.
+    _SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16
+    _IS_FILE, _IS_PRESENT, _IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
+
+    def __init__(self) -> None:
+        #: Of ``/proc/self/pagemap``; opened when first needed, -1 when that is of no use.
+        self._fd: int | None = None if sys.platform == "linux" else -1
+        self._regions = (ctypes.c_uint64 * (3 * self._REGIONS))()
+
+    def forget(self, address: int, size_bytes: int) -> None:
+        """Make the (page-aligned) range show the file's bytes again."""
+        if self._fd is None:
+            try:
+                self._fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._fd = -1
+        if self._fd < 0 or not self._forget_written(self._fd, address, size_bytes):
+            _libc.madvise(address, size_bytes, _DONTNEED)
+
+    def _forget_written(self, fd: int, address: int, size_bytes: int) -> bool:
+        import fcntl
+
+        # A page of a private file mapping that is there, or swapped, and is *not* the file's, is a private copy.
+        request = (ctypes.c_uint64 * 12)(
+            96, 0, address, address + size_bytes, 0, ctypes.addressof(self._regions), self._REGIONS, 0,
+            self._IS_FILE, self._IS_FILE, self._IS_PRESENT | self._IS_SWAPPED, self._IS_PRESENT | self._IS_SWAPPED,
+        )  # fmt: skip
+        try:
+            found = fcntl.ioctl(fd, self._SCAN, request)
+        except OSError:
+            self.close()
+            return False
+        if found >= self._REGIONS:
+            return False
+        regions = self._regions
+        for i in range(0, 3 * found, 3):
+            _libc.madvise(regions[i], regions[i + 1] - regions[i], _DONTNEED)
+        return True
+
+    def close(self) -> None:
+        """Give the descriptor back; ``forget`` goes on working, in the slower way."""
+        if self._fd is not None and self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+class Watcher(Protocol):
+    """Who wants to know when the last view of an export is gone."""
+
+    def on_last_view_gone(self) -> None:
+        """Called from a finalizer: in any thread, at any moment, perhaps while that thread holds any lock."""
+
+
+_export_types: dict[int, Any] = {}
+
+
+def export(address: int, size_bytes: int, watcher: Watcher | None = None) -> memoryview:
+    """A writable buffer over mapped memory.
+
+    Every buffer made from it (slices, arrays over it, views of those) keeps the exporting object alive through the
+    buffer protocol; when the last one is gone, ``watcher`` is told.  A memoryview alone could not do that: a slice of
+    it does not keep it alive, only the object below it.
+    """
+    # Exporting types exist per power of two, because ctypes keeps a type per length for good; the slice hides the rest.
+    bits = size_bytes.bit_length()
+    kind: Any = _export_types.get(bits)
+    if kind is None:
+        kind = _export_types[bits] = type("MappedMemory", (_Exporter, ctypes.c_char * (1 << bits)), {})
+    exporter = kind.from_address(address)
+    exporter.watcher = watcher
+    return memoryview(exporter).cast("B")[:size_bytes]
+
+
+class _Exporter:
+    watcher: Watcher | None
+
+    def __del__(self) -> None:
+        watcher = self.watcher
+        if watcher is not None:
+            watcher.on_last_view_gone()

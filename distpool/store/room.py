@@ -1,0 +1,381 @@
+"""Where a process' objects go: shared memory as far as its allowance reaches, then disk.
+
+Called by ``client``, which lends its lock.  Taking room within the allowance is a subtraction; beyond it, memory that
+waits for its next use is given up first, and then the agent is asked (see ``core`` for what it does about it).  While a
+thread waits for the agent's answer, memory that comes free in this very process will do as well.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from distpool.errors import ObjectStoreFullError
+from distpool.store.link import Link
+from distpool.store.mapping import PAGE
+from distpool.store.ownership import maker_of
+from distpool.store.segments import Segment, SegmentAllocator, Slot, align, free_bytes
+from distpool.store.spill import NodeFacts, SpillFolder
+from distpool.wire.agent_to_store_client import NodeContents, UseDisk
+from distpool.wire.store_client_to_agent import (
+    ContentsWanted,
+    MemoryNoLongerWanted,
+    MemoryReturned,
+    MemoryWanted,
+    SegmentFacts,
+    StoreContents,
+    StoreReport,
+)
+
+
+class _Client(Protocol):
+    """The part of ``client.ObjectStore`` that serves the agent's wishes."""
+
+    def drop_idle(self) -> list[str]:
+        """Give up mappings that wait for their next use; returns the segments that are viewed."""
+
+    def describe(self, request: int) -> StoreContents: ...
+
+
+class Room:
+    """See the module's description.
+
+    :param folder: the node's store folder.
+    :param owner: the client's name.
+    :param lock: guards everything here; methods take it themselves unless they say otherwise.
+    :param client: serves the agent's wishes that are not about room.
+    :param recycle_bytes: see ``SegmentAllocator``.
+    """
+
+    def __init__(
+        self, folder: Path, owner: str, lock: threading.Lock, client: _Client, recycle_bytes: int | None
+    ) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._lock = lock
+        self._client = client
+        self.memory = SegmentAllocator(folder, owner, recycle_bytes)
+        self.disk: SegmentAllocator | None = None
+        self._facts: NodeFacts | None = None
+        self._spill: SpillFolder | None = None
+        self._looked = False
+        self._closed = False
+        self._viewed_bytes = 0
+        #: None: as much as there is.
+        self.allowed_bytes: int | None = None
+        self._reserved: dict[Slot, int] = {}
+        self._reserved_bytes = 0
+        #: Slots that are being written or compared: their segments cannot leave.
+        self.busy: set[Slot] = set()
+        self._link: Link | None = None
+        self._link_lock = threading.Lock()
+        self._waiting: set[threading.Event] = set()
+
+    # -- for the client -------------------------------------------------------------------------------------------
+
+    def take(self, size_bytes: int, check_open: Callable[[], None], on_disk: bool = False) -> Slot:
+        """A busy slot for so many bytes.  May wait; must be followed by ``seal`` or ``discard``.
+
+        :param check_open: raises when the store is closed; called under the lock.
+        :raises OSError: when the file system is full.
+        """
+        while True:
+            with self._lock:
+                check_open()
+                self._look()
+                allocator = self._disk_allocator() if on_disk else self.memory
+                slot = allocator.allocate(size_bytes)
+                missing = 0
+                if not on_disk and self.allowed_bytes is not None:
+                    fresh = max(0, align(size_bytes, PAGE) - slot.backed_bytes)
+                    missing = self._missing(fresh)
+                    if missing > 0:
+                        self.memory.trim(max(0, self.memory.freed_bytes - missing))
+                        missing = self._missing(fresh)
+                    if missing <= 0:
+                        self._reserved[slot] = fresh
+                        self._reserved_bytes += fresh
+                if missing <= 0:
+                    self.busy.add(slot)
+                    slot.segment.last_used = time.monotonic()
+                    return slot
+                # Not ``discard``: what was in it may still be of use.
+                allocator.free(slot)
+            on_disk = self._wait_for_memory(missing, size_bytes)
+
+    def write(self, slot: Slot, pieces: Iterable[tuple[int, memoryview]], end: int) -> None:
+        """Copy into a busy slot, without the lock; see ``SegmentAllocator.write``."""
+        self.memory.write(slot, pieces, end)
+
+    def seal(self, slot: Slot, end: int) -> None:
+        """It was written (caller holds the lock)."""
+        self._settle(slot)
+        slot.used_bytes = end
+        self._allocator_of(slot).seal(slot, end)
+
+    def discard(self, slot: Slot) -> None:
+        """It could not be written (caller holds the lock)."""
+        self._settle(slot)
+        self._allocator_of(slot).discard(slot)
+
+    def free(self, slot: Slot) -> None:
+        """Nobody looks at it any more (caller holds the lock)."""
+        segment = slot.segment
+        spilled = segment.leaving and not segment.address
+        self._allocator_of(slot).free(slot)
+        if spilled and not segment.used_slots and self._spill is not None:
+            self._spill.remove(segment.name)
+        for event in self._waiting:
+            event.set()
+
+    def revive(self, slot: Slot) -> bool:
+        """Take back a slot that was freed, with what is in it (caller holds the lock)."""
+        return self._allocator_of(slot).revive(slot)
+
+    def begin_use(self, slot: Slot) -> None:
+        """It must stay where it is for a while (caller holds the lock)."""
+        self.busy.add(slot)
+        slot.segment.last_used = time.monotonic()
+
+    def end_use(self, slot: Slot) -> None:
+        """The counterpart of ``begin_use``."""
+        self.busy.discard(slot)
+
+    def place_of(self, segment: str) -> str:
+        """``"memory"`` or ``"disk"``, or nothing."""
+        if (self._folder / segment).exists():
+            return "memory"
+        return "disk" if self._spill is not None and (self._spill.uri or self._spill.find(segment)) else ""
+
+    @property
+    def can_spill(self) -> bool:
+        """Whether there is a disk to go to."""
+        return self._spill is not None
+
+    def full(self, size_bytes: int) -> ObjectStoreFullError:
+        """What to raise when not even the last resort had room."""
+        used = f"{self.memory.backed_bytes:,} bytes are in use by {self._owner}"
+        text = (
+            f"no room for {size_bytes:,} bytes in {self._folder}: {free_bytes(self._folder):,} bytes are free, {used}"
+        )
+        if self._facts is not None and self._spill is not None:
+            spill = self._spill.folder
+            parent = spill if spill.exists() else spill.parent
+            text += (
+                f"; the node's budget is {self._facts.budget_bytes:,} bytes, "
+                f"and {free_bytes(parent):,} bytes are free for spilling in {spill}"
+            )
+        return ObjectStoreFullError(text)
+
+    def find_spilled(self, segment: str) -> Path | None:
+        """The local file of a segment that is not in memory (caller holds the lock)."""
+        self._look()
+        return self._spill.find(segment) if self._spill is not None else None
+
+    def on_viewed(self, size_bytes: int) -> None:
+        """Objects of so many bytes were mapped.  The agent spills what nobody views, as far as it knows: whoever looks
+        at more than a little makes itself known."""
+        if self._link is None:
+            self._viewed_bytes += size_bytes
+            with self._lock:
+                self._look()
+            if self._facts is not None and self._viewed_bytes > self._facts.free_bytes and not self._closed:
+                self.link()
+
+    def fetch(self, segment: str) -> bool:
+        """Make a segment local that was moved on to another file system; False when there is no such.
+
+        :raises ObjectLostError: when that cannot be read.
+        """
+        with self._lock:
+            self._look()
+        return self._spill is not None and self._spill.fetch(segment)
+
+    def remove_foreign(self, segment: str) -> None:
+        """Remove the segment of a maker that is dead (caller holds the lock)."""
+        self._look()
+        (self._folder / segment).unlink(missing_ok=True)
+        if self._spill is not None:
+            self._spill.remove(segment)
+
+    def remove_dead(self, maker: str, keep: Callable[[str], bool]) -> None:
+        """Remove the segments of a maker that is dead, except some (caller holds the lock)."""
+        self._look()
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            names = []  # the node ended first
+        if self._spill is not None:
+            names += self._spill.names()
+        for name in names:
+            if maker_of(name) == maker and not keep(name):
+                self.remove_foreign(name)
+
+    def ask_contents(self) -> NodeContents | None:
+        """What all clients of the node say they have; None when there is no agent."""
+        link = self.link()
+        if link is None:
+            return None
+        event = threading.Event()
+        asked = link.ask(ContentsWanted, event)
+        event.wait()
+        return asked.answer if isinstance(asked.answer, NodeContents) else None
+
+    def link(self) -> Link | None:
+        """The connection to the agent, made now if need be; None when there is no agent."""
+        with self._link_lock:
+            if self._link is None and not self._closed:
+                with self._lock:
+                    self._look()
+                    allowed = self.allowed_bytes
+                if self._facts is None or allowed is None:
+                    return None
+                self._link = Link(self._facts, self._owner, allowed, self)
+            return self._link
+
+    def trim(self) -> int:
+        """Give back memory that waits for its next use; returns how many bytes (caller holds the lock)."""
+        given_back = self.memory.trim()
+        link = self._link
+        if link is not None and self.allowed_bytes is not None:
+            # Keep what one may have without asking: the next object is not to wait.
+            assert self._facts is not None
+            keep = max(self.memory.backed_bytes + self._reserved_bytes, self._facts.free_bytes)
+            surplus = self.allowed_bytes - keep
+            if surplus > 0:
+                self.allowed_bytes -= surplus
+                link.say(MemoryReturned(surplus))
+        return given_back
+
+    def close_link(self) -> None:
+        """No more questions; call without the lock."""
+        with self._link_lock:
+            if self._link is not None:
+                self._link.close()
+
+    def close(self) -> None:
+        """Remove everything that was made here (caller holds the lock)."""
+        self._closed = True
+        spilled = [segment.name for segment in self.memory.segments() if segment.leaving]
+        self.memory.close()
+        if self.disk is not None:
+            self.disk.close()
+        if self._spill is not None:
+            for name in spilled:
+                self._spill.remove(name)
+
+    # -- for the agent, in the link's thread ------------------------------------------------------------------------
+
+    def on_granted(self, size_bytes: int) -> None:
+        """See ``link.Party``."""
+        with self._lock:
+            if self.allowed_bytes is not None:
+                self.allowed_bytes += size_bytes
+
+    def on_reclaim(self, round: int) -> tuple[int, StoreReport]:
+        """See ``link.Party``."""
+        viewed = self._client.drop_idle()
+        with self._lock:
+            self.memory.trim()
+            used = self.memory.backed_bytes + self._reserved_bytes
+            surplus = max(0, (self.allowed_bytes or 0) - used)
+            if self.allowed_bytes is not None:
+                self.allowed_bytes -= surplus
+            busy = {slot.segment for slot in self.busy}
+            facts = [
+                SegmentFacts(segment.name, _backed(segment), segment.last_used)
+                for segment in self.memory.used_segments()
+                if segment not in busy
+            ]
+        return surplus, StoreReport(round, facts, viewed)
+
+    def on_spill(self, name: str) -> tuple[int, str]:
+        """See ``link.Party``."""
+        with self._lock:
+            segment = next((segment for segment in self.memory.used_segments() if segment.name == name), None)
+            if segment is None or self._is_busy(segment) or self._spill is None:
+                return 0, ""
+            slots = self.memory.withdraw(segment) or []
+        try:
+            path = self._spill.store(name, segment.size_bytes, segment.address, slots)
+        except OSError as error:
+            with self._lock:
+                self.memory.stay(segment)
+            return 0, str(error)
+        with self._lock:
+            if self._is_busy(segment):
+                self.memory.stay(segment)
+                moved = 0
+            else:
+                moved = self.memory.move(segment, path)
+                if moved and self.allowed_bytes is not None:
+                    self.allowed_bytes -= moved
+        if not moved:
+            self._spill.remove(name)
+        return moved, ""
+
+    def describe(self, request: int) -> StoreContents:
+        """See ``link.Party``."""
+        return self._client.describe(request)
+
+    # -- within -------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        if self._looked:
+            return
+        self._looked = True
+        self._facts = NodeFacts.read(self._folder)
+        if self._facts is not None:
+            self.allowed_bytes = self._facts.free_bytes
+            self._spill = SpillFolder(self._facts)
+
+    def _missing(self, fresh: int) -> int:
+        assert self.allowed_bytes is not None
+        return self.memory.backed_bytes + self._reserved_bytes + fresh - self.allowed_bytes
+
+    def _wait_for_memory(self, missing: int, size_bytes: int) -> bool:
+        """Until it is worth trying again; True: on disk."""
+        link = self.link()
+        if link is None:
+            return True
+        event = threading.Event()
+        with self._lock:
+            self._waiting.add(event)
+        asked = link.ask(lambda request: MemoryWanted(request, missing), event)
+        try:
+            event.wait()
+        finally:
+            with self._lock:
+                self._waiting.discard(event)
+            link.forget(asked)
+            if asked.answer is None and not link.closed:
+                link.say(MemoryNoLongerWanted(asked.request))
+        return isinstance(asked.answer, UseDisk) or (asked.answer is None and link.closed)
+
+    def _settle(self, slot: Slot) -> None:
+        self.busy.discard(slot)
+        self._reserved_bytes -= self._reserved.pop(slot, 0)
+
+    def _is_busy(self, segment: Segment) -> bool:
+        return any(slot.segment is segment for slot in self.busy)
+
+    def _allocator_of(self, slot: Slot) -> SegmentAllocator:
+        if self.disk is not None and slot.segment.path.parent == self.disk.folder and not slot.segment.leaving:
+            return self.disk
+        return self.memory
+
+    def _disk_allocator(self) -> SegmentAllocator:
+        assert self._spill is not None
+        self._spill.prepare()
+        if self.disk is None:
+            # Nothing is recycled there: the disk's free space is for everybody.
+            self.disk = SegmentAllocator(self._spill.folder, self._owner, 0, "d")
+        return self.disk
+
+
+def _backed(segment: Segment) -> int:
+    return sum(slot.backed_bytes for slot in segment.slots)

@@ -1,0 +1,362 @@
+"""Shared-memory files: where they live, and how their writer hands out, recycles and gives back room in them.
+
+A *segment* is a file below the node's store folder, made, kept mapped and removed by one process, its maker; its name
+``<maker>.<number>`` tells whose it is and is never used again.  It is divided into equal *slots*; an object occupies
+one slot.  Values up to ``_LARGE_BYTES`` share a segment with others of their size, so that a hundred thousand of them
+need neither as many files nor as many mappings; larger ones have a segment to themselves.
+
+Written pages are precious: the kernel takes ten times as long to provide a fresh page as to overwrite one that is
+there.  So freed slots are used again, the last freed first, and segments go back to the system only over a limit, on
+``trim`` and at the end.  Fresh pages are provided by ``pwrite`` (faster than page faults by half, and a full file
+system is an error there, where a store to mapped memory would be a fatal SIGBUS); pages that exist are overwritten
+through the mapping.
+
+Not thread-safe, except that distinct slots may be written at the same time; ``client`` holds the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from distpool.store.mapping import PAGE, export, map_shared, unmap
+
+SHARED_MEMORY = Path("/dev/shm")
+#: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
+ALIGNMENT = 64
+
+#: With less room than this, shared memory is of no use (containers often have 64 MB).
+_USEFUL_BYTES = 256 << 20
+_LARGE_BYTES = 1 << 20
+_SHARED_SEGMENT_BYTES = 8 << 20
+#: Copied at a time, so that other threads get their turn.
+_COPY_BYTES = 8 << 20
+
+
+def shared_memory() -> Path | None:
+    """The folder of the shared-memory file system; None, with a warning if there is one that is too small to be of
+    use."""
+    room_bytes = free_bytes(SHARED_MEMORY)
+    if room_bytes >= _USEFUL_BYTES:
+        return SHARED_MEMORY
+    if SHARED_MEMORY.exists():
+        import warnings
+
+        warnings.warn(
+            f"{SHARED_MEMORY} has only {room_bytes >> 20} MiB of room; large values go through files in the temporary "
+            f"folder, which is slower. In a container, give it more, for instance with --shm-size=2g.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Room that this user has in the file system of ``folder``; 0 when there is none such."""
+    try:
+        facts = os.statvfs(folder)
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            return 0
+    except OSError:
+        return 0
+    return facts.f_bavail * facts.f_frsize
+
+
+def align(size_bytes: int, unit: int = ALIGNMENT) -> int:
+    """``size_bytes`` rounded up to a multiple of ``unit``, a power of two."""
+    return (size_bytes + unit - 1) & -unit
+
+
+def slot_bytes_for(size_bytes: int) -> int:
+    """The size class: whole pages, eight classes per doubling, at least 16 pages."""
+    pages = max(16, -(-size_bytes // PAGE))
+    step = 1 << max(0, pages.bit_length() - 4)
+    return align(pages, step) * PAGE
+
+
+class Segment:
+    """One file of this maker."""
+
+    __slots__ = ("address", "last_used", "leaving", "name", "path", "size_bytes", "slot_bytes", "slots", "used_slots")
+
+    def __init__(self, path: Path, slot_bytes: int, slots: int) -> None:
+        #: On its way to disk, or there already: nothing is put into it any more.
+        self.leaving = False
+        #: By the machine's monotonic clock.
+        self.last_used = 0.0
+        self.path = path
+        self.name = path.name
+        self.slot_bytes = slot_bytes
+        self.size_bytes = slot_bytes * slots
+        self.used_slots = 0
+        self.slots: list[Slot] = []
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, self.size_bytes)
+            self.address = map_shared(fd, self.size_bytes)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+
+
+class Slot:
+    """Room for one object.  The first ``backed_bytes`` of it have pages.
+
+    ``version`` changes whenever what is in it can no longer be relied on.
+    """
+
+    __slots__ = ("backed_bytes", "offset", "segment", "used_bytes", "version")
+
+    def __init__(self, segment: Segment, offset: int) -> None:
+        self.segment = segment
+        self.offset = offset
+        self.backed_bytes = 0
+        self.used_bytes = 0
+        self.version = 0
+
+
+class SegmentAllocator:
+    """The segments of one maker.
+
+    :param folder: the node's store folder.
+    :param maker: the process' name; must be usable in a file name.
+    :param recycle_bytes: how much memory freed slots may keep; ``None``: an eighth of the file system's room, at most
+        1 GiB.
+    :param mark: distinguishes segments of several allocators of one maker.
+    """
+
+    def __init__(self, folder: Path, maker: str, recycle_bytes: int | None = None, mark: str = "") -> None:
+        if "/" in maker or not maker:
+            raise ValueError(f"{maker!r} cannot be part of a file name")
+        self._folder = folder
+        self._maker = maker
+        self._recycle_bytes = recycle_bytes
+        self._mark = mark
+        self._segments: set[Segment] = set()
+        self._numbers = 0
+        #: Slots never used so far, and freed ones, by size class; the last freed is taken first.
+        self._unused: dict[int, dict[Slot, None]] = {}
+        self._freed: dict[int, dict[Slot, None]] = {}
+        #: Segments without any object, those that have been so for longest first.
+        self._empty: dict[Segment, None] = {}
+        #: Memory that has pages, in all and in freed slots.
+        self.backed_bytes = 0
+        self.freed_bytes = 0
+
+    def allocate(self, size_bytes: int) -> Slot:
+        """A slot of at least ``size_bytes``, recycled if possible.  It has no pages yet where it is fresh."""
+        wanted = slot_bytes_for(size_bytes)
+        slot = self._take_freed(wanted) or self._take_unused(wanted) or self._take_new(wanted)
+        slot.version += 1
+        slot.segment.used_slots += 1
+        self._empty.pop(slot.segment, None)
+        return slot
+
+    def revive(self, slot: Slot) -> bool:
+        """Take back a slot that was freed, with what is in it; False when it is not to be had."""
+        freed = self._freed.get(slot.segment.slot_bytes)
+        if not freed or slot not in freed:
+            return False
+        del freed[slot]
+        self.freed_bytes -= slot.backed_bytes
+        slot.segment.used_slots += 1
+        self._empty.pop(slot.segment, None)
+        return True
+
+    def write(self, slot: Slot, pieces: Iterable[tuple[int, memoryview]], end: int) -> None:
+        """Copy ``pieces``, pairs of an offset in the slot and a contiguous buffer of bytes; none goes beyond ``end``.
+
+        May run without the lock.
+
+        :raises OSError: when the file system is full; the slot can be freed or written again.
+        """
+        segment = slot.segment
+        backed = min(slot.backed_bytes, end)
+        target = export(segment.address + slot.offset, backed) if backed else memoryview(b"")
+        fd = -1
+        try:
+            for offset, piece in pieces:
+                size = len(piece)
+                mapped = max(0, min(size, backed - offset))
+                for start in range(0, mapped, _COPY_BYTES):
+                    stop = min(mapped, start + _COPY_BYTES)
+                    target[offset + start : offset + stop] = piece[start:stop]
+                while mapped < size:
+                    if fd < 0:
+                        fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    mapped += os.pwrite(fd, piece[mapped:], slot.offset + offset + mapped)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def seal(self, slot: Slot, end: int) -> None:
+        """Account for what ``write`` gave pages to.  Gaps between pieces are smaller than a page."""
+        backed = min(align(end, PAGE), slot.segment.slot_bytes)
+        if backed > slot.backed_bytes:
+            self.backed_bytes += backed - slot.backed_bytes
+            slot.backed_bytes = backed
+
+    def discard(self, slot: Slot) -> None:
+        """Take back a slot whose writing failed half-way: nobody knows how many pages it has got."""
+        self.free(slot)
+        if slot.segment in self._empty:
+            self._remove(slot.segment)
+
+    def free(self, slot: Slot) -> None:
+        """Nobody looks at the slot any more, in any process."""
+        segment = slot.segment
+        if segment not in self._segments:
+            return  # closed before
+        segment.used_slots -= 1
+        if segment.leaving:
+            if not segment.used_slots:
+                self._remove(segment)
+            return
+        self._freed.setdefault(segment.slot_bytes, {})[slot] = None
+        self.freed_bytes += slot.backed_bytes
+        if not segment.used_slots:
+            self._empty[segment] = None
+        if self.freed_bytes > self._limit():
+            self.trim(self._limit())
+
+    def trim(self, keep_bytes: int = 0) -> int:
+        """Give empty segments back to the system until freed slots hold no more than ``keep_bytes``.
+
+        :returns: how many bytes were given back.
+        """
+        before = self.backed_bytes
+        while self.freed_bytes > keep_bytes and self._empty:
+            segment = next(iter(self._empty))
+            self._remove(segment)
+        return before - self.backed_bytes
+
+    @property
+    def folder(self) -> Path:
+        """Where its segments are."""
+        return self._folder
+
+    def segments(self) -> list[Segment]:
+        """All that there are."""
+        return list(self._segments)
+
+    def used_segments(self) -> list[Segment]:
+        """Those with objects in them, and not leaving."""
+        return [segment for segment in self._segments if segment.used_slots and not segment.leaving]
+
+    def withdraw(self, segment: Segment) -> list[Slot] | None:
+        """Begin to move a segment to disk: nothing is put into it any more.
+
+        :returns: the slots that are in use; None when it is gone or leaving already.
+        """
+        if segment not in self._segments or segment.leaving:
+            return None
+        segment.leaving = True
+        freed = self._freed.get(segment.slot_bytes, {})
+        unused = self._unused.get(segment.slot_bytes, {})
+        used = []
+        for slot in segment.slots:
+            if slot in freed:
+                del freed[slot]
+                self.freed_bytes -= slot.backed_bytes
+            elif slot in unused:
+                del unused[slot]
+            else:
+                used.append(slot)
+        return used
+
+    def stay(self, segment: Segment) -> None:
+        """It could not be moved.  Its unused slots stay unused."""
+        if segment in self._segments and segment.used_slots:
+            segment.leaving = False
+        elif segment in self._segments:
+            self._remove(segment)
+
+    def move(self, segment: Segment, path: Path) -> int:
+        """Its objects now lie at ``path``; the memory goes back.
+
+        :returns: how many bytes, 0 when nothing in it is used any more (then the file is not needed).
+        """
+        if segment not in self._segments:
+            return 0
+        before = self.backed_bytes
+        for slot in segment.slots:
+            slot.version += 1
+            self.backed_bytes -= slot.backed_bytes
+            slot.backed_bytes = 0
+        unmap(segment.address, segment.size_bytes)
+        os.unlink(segment.path)
+        segment.address = 0
+        segment.path = path
+        return before - self.backed_bytes
+
+    def close(self) -> None:
+        """Remove all segments, used or not."""
+        for segment in list(self._segments):
+            self._remove(segment)
+
+    def abandon(self) -> None:
+        """Forget all segments without touching the files: after a fork they are the parent's."""
+        for segment in self._segments:
+            for slot in segment.slots:
+                slot.version += 1
+        self._segments.clear()
+        self._unused.clear()
+        self._freed.clear()
+        self._empty.clear()
+        self.backed_bytes = self.freed_bytes = 0
+
+    def _limit(self) -> int:
+        if self._recycle_bytes is None:
+            self._recycle_bytes = min(1 << 30, (free_bytes(self._folder) + self.backed_bytes) // 8)
+        return self._recycle_bytes
+
+    def _take_freed(self, wanted: int) -> Slot | None:
+        # A slot of half as much again is better than fresh pages; objects that share a segment stay in their class.
+        most = wanted if wanted <= _LARGE_BYTES else wanted + wanted // 2
+        while wanted <= most:
+            slots = self._freed.get(wanted)
+            if slots:
+                slot, _ = slots.popitem()
+                self.freed_bytes -= slot.backed_bytes
+                return slot
+            wanted = slot_bytes_for(wanted + 1)
+        return None
+
+    def _take_unused(self, wanted: int) -> Slot | None:
+        slots = self._unused.get(wanted)
+        return slots.popitem()[0] if slots else None
+
+    def _take_new(self, wanted: int) -> Slot:
+        slots = 1 if wanted > _LARGE_BYTES else _SHARED_SEGMENT_BYTES // wanted
+        self._numbers += 1
+        segment = Segment(self._folder / f"{self._maker}.{self._mark}{self._numbers:x}", wanted, slots)
+        self._segments.add(segment)
+        segment.slots = [Slot(segment, wanted * i) for i in range(slots)]
+        if slots > 1:
+            self._unused.setdefault(wanted, {}).update(dict.fromkeys(reversed(segment.slots[1:])))
+        return segment.slots[0]
+
+    def _remove(self, segment: Segment) -> None:
+        # Never twice: by then something else may be mapped at the address.
+        self._segments.remove(segment)
+        self._empty.pop(segment, None)
+        freed = self._freed.get(segment.slot_bytes, {})
+        unused = self._unused.get(segment.slot_bytes, {})
+        for slot in segment.slots:
+            slot.version += 1
+            unused.pop(slot, None)
+            if slot in freed:
+                del freed[slot]
+                self.freed_bytes -= slot.backed_bytes
+            self.backed_bytes -= slot.backed_bytes
+        segment.slots.clear()  # a cycle otherwise
+        if segment.address:
+            unmap(segment.address, segment.size_bytes)
+        try:
+            os.unlink(segment.path)
+        except FileNotFoundError:
+            pass  # the node removed its folder first

@@ -1,0 +1,230 @@
+"""The store's books in the agent: the shell around ``core``.
+
+Served in the agent's loop.  Messages come from store clients (``o-...``) over the agent's channel.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from distpool.store import core
+from distpool.store.segments import free_bytes
+from distpool.store.spill import NodeFacts
+from distpool.wire import agent_to_store_client as agent_says
+from distpool.wire import store_client_to_agent as client_says
+from distpool.wire.channel import Channel, PeerUnreachable
+from distpool.wire.codec import encode
+
+_decode = msgspec.msgpack.Decoder(client_says.Message).decode
+#: Share of the machine's memory that objects may take by default, and of the file system that holds them at most.
+_MEMORY_SHARE, _FILE_SYSTEM_SHARE = 0.3, 0.9
+_FREE_BYTES = 16 << 20
+#: How long a client may take to describe what it has.
+_DESCRIBE_WITHIN_S = 2.0
+
+
+class _Loop(Protocol):
+    def add_timer(self, deadline: Callable[[], float | None], on_time: Callable[[float], None]) -> None: ...
+
+
+def default_budget_bytes(folder: Path, memory_bytes: int) -> int:
+    """``DISTPOOL_STORE_BYTES``, or 30 % of the memory; never more than the folder's file system can give.
+
+    :raises ValueError: when the variable is no number of bytes.
+    """
+    room = int(free_bytes(folder) * _FILE_SYSTEM_SHARE)
+    wanted = os.environ.get("DISTPOOL_STORE_BYTES", "")
+    if wanted:
+        try:
+            return max(1, min(int(float(wanted)), room))
+        except (ValueError, OverflowError):
+            raise ValueError(f"DISTPOOL_STORE_BYTES must be a number of bytes, not {wanted!r}") from None
+    return min(int(memory_bytes * _MEMORY_SHARE), room)
+
+
+class StoreService:
+    """See the module's description.
+
+    :param folder: the node's store folder.
+    :param spill_folder: where segments are spilled to on this machine.
+    :param spill_uri: a ``pyarrow.fs`` URI to move them on to; default ``DISTPOOL_SPILL_URI``.
+    """
+
+    def __init__(
+        self,
+        loop: _Loop,
+        channel: Channel,
+        node: str,
+        endpoint: str,
+        folder: Path,
+        spill_folder: Path,
+        budget_bytes: int,
+        spill_uri: str | None = None,
+    ) -> None:
+        self._channel = channel
+        self._folder = folder
+        self._core = core.StoreCore(budget_bytes)
+        self._descriptions: list[_Description] = []
+        uri = os.environ.get("DISTPOOL_SPILL_URI", "") if spill_uri is None else spill_uri
+        if uri.startswith("file://"):
+            spill_folder, uri = Path(uri[len("file://") :]) / f"distpool-{os.getuid()}-{node}", ""
+        self._spill_folder = spill_folder
+        free = min(_FREE_BYTES, budget_bytes // 16)
+        NodeFacts(
+            f"a-{node}", endpoint, budget_bytes, free, str(spill_folder), uri and f"{uri.rstrip('/')}/{node}"
+        ).write(folder)
+        loop.add_timer(self._next_deadline, self._on_time)
+
+    def on_message(self, peer: bytes, frames: list[bytes]) -> None:
+        """See ``node.agent.Service``."""
+        if peer[:2] != b"o-" or not frames:
+            return
+        try:
+            message = _decode(frames[0])
+        except msgspec.DecodeError:
+            return
+        client = peer[2:].decode(errors="replace")
+        if isinstance(message, client_says.StoreContents):
+            self._on_contents(client, message)
+        elif isinstance(message, client_says.ContentsWanted):
+            self._describe(client, message.request)
+        elif isinstance(message, client_says.StoreGoodbye):
+            self.on_worker_exited(client)
+        else:
+            self._handle(_event(client, message))
+
+    def on_worker_exited(self, worker: str) -> None:
+        """See ``node.agent.Service``."""
+        if worker in self._core.clients:
+            self._handle(core.ClientLeft(worker))
+            for description in list(self._descriptions):
+                self._note(description, worker, None)
+
+    def close(self) -> None:
+        """See ``node.agent.Service``."""
+        try:
+            for name in os.listdir(self._spill_folder):
+                (self._spill_folder / name).unlink(missing_ok=True)
+            self._spill_folder.rmdir()
+        except OSError:
+            pass  # it was never made, or somebody put something else there
+
+    def _handle(self, event: core.Event) -> None:
+        todo = [event]
+        while todo:
+            for effect in self._core.handle(todo.pop(), time.monotonic()):
+                if isinstance(effect, core.MeasureOrphans):
+                    todo.append(core.OrphansMeasured(self._measure_orphans()))
+                else:
+                    self._send(effect.client, _message(effect))
+
+    def _send(self, client: str, message: agent_says.Message) -> None:
+        try:
+            self._channel.send(b"o-" + client.encode(), (encode(message),))
+        except PeerUnreachable:
+            pass  # word of its end is on the way, or it closed its store
+
+    def _measure_orphans(self) -> int:
+        total = 0
+        known = self._core.clients
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    if entry.name[0] != "." and entry.name.rpartition(".")[0] not in known:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:
+            pass  # a file was removed meanwhile; the next round measures again
+        return total
+
+    def _next_deadline(self) -> float | None:
+        deadlines = [description.deadline for description in self._descriptions]
+        books = self._core.next_deadline()
+        if books is not None:
+            deadlines.append(books)
+        return min(deadlines, default=None)
+
+    def _on_time(self, now: float) -> None:
+        deadline = self._core.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._handle(core.TimePassed())
+        for description in [description for description in self._descriptions if description.deadline <= now]:
+            description.missing.clear()
+            self._finish(description)
+
+    # -- what is in the store -----------------------------------------------------------------------------------
+
+    def _describe(self, client: str, request: int) -> None:
+        description = _Description(client, request, set(self._core.clients), time.monotonic() + _DESCRIBE_WITHIN_S)
+        self._descriptions.append(description)
+        for name in description.missing:
+            self._send(name, agent_says.DescribeContents(0))
+        self._finish(description)
+
+    def _on_contents(self, client: str, contents: client_says.StoreContents) -> None:
+        for description in list(self._descriptions):
+            self._note(description, client, contents)
+
+    def _note(self, description: _Description, client: str, contents: client_says.StoreContents | None) -> None:
+        if client in description.missing:
+            description.missing.discard(client)
+            if contents is not None:
+                description.contents[client] = contents
+            self._finish(description)
+
+    def _finish(self, description: _Description) -> None:
+        if description.missing:
+            return
+        self._descriptions.remove(description)
+        books = self._core
+        self._send(
+            description.client,
+            agent_says.NodeContents(
+                description.request,
+                books.budget_bytes,
+                books.allowed_bytes,
+                self._measure_orphans(),
+                description.contents,
+            ),
+        )
+
+
+class _Description:
+    def __init__(self, client: str, request: int, missing: set[str], deadline: float) -> None:
+        self.client = client
+        self.request = request
+        self.missing = missing
+        self.deadline = deadline
+        self.contents: dict[str, client_says.StoreContents] = {}
+
+
+def _event(client: str, message: Any) -> core.Event:
+    if isinstance(message, client_says.StoreHello):
+        return core.ClientJoined(client, message.allowed_bytes)
+    if isinstance(message, client_says.MemoryWanted):
+        return core.MemoryAsked(client, message.request, message.size_bytes)
+    if isinstance(message, client_says.MemoryNoLongerWanted):
+        return core.MemoryNotNeeded(client, message.request)
+    if isinstance(message, client_says.MemoryReturned):
+        return core.MemoryCameBack(client, message.size_bytes)
+    if isinstance(message, client_says.StoreReport):
+        segments = tuple(core.Segment(facts.name, facts.size_bytes, facts.last_used) for facts in message.segments)
+        return core.ClientReported(client, message.round, segments, frozenset(message.viewed))
+    assert isinstance(message, client_says.SegmentSpilled)
+    return core.SpillEnded(client, message.segment, not message.problem)
+
+
+def _message(effect: Any) -> agent_says.Message:
+    if isinstance(effect, core.Grant):
+        return agent_says.MemoryGranted(effect.request, effect.size_bytes)
+    if isinstance(effect, core.SendToDisk):
+        return agent_says.UseDisk(effect.request)
+    if isinstance(effect, core.AskToReclaim):
+        return agent_says.Reclaim(effect.round)
+    assert isinstance(effect, core.SpillSegments)
+    return agent_says.Spill(list(effect.segments))

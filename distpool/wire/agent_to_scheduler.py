@@ -1,0 +1,87 @@
+"""Agent → scheduler: the node's capacity and the life of its workers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distpool.wire.resources import Shape
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class LiveLease(msgspec.Struct, frozen=True, array_like=True):
+    """A worker that runs on the node; sent in ``AgentHello`` so that a restarted scheduler learns its state anew."""
+
+    lease: str
+    pool: str
+    driver: str
+    shape: Shape
+    ordinal: int
+    worker: str
+    endpoint: str
+    pid: int
+    blocked: bool
+
+
+class AgentHello(_Message, frozen=True):
+    """First message of an agent, and again after the scheduler was lost.
+
+    ``elastic_cpus`` marks the private node of one program: its CPU count limits nothing (the operating system
+    shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.
+    """
+
+    protocol: int
+    python: str
+    distpool: str
+    node: str
+    host: str
+    capacity: Shape
+    elastic_cpus: bool
+    leases: tuple[LiveLease, ...] = ()
+
+
+class WorkerReady(_Message, frozen=True):
+    """The worker of a lease listens at ``endpoint`` under the routing id ``worker``."""
+
+    lease: str
+    worker: str
+    endpoint: str
+    pid: int
+
+
+class WorkerExited(_Message, frozen=True):
+    """The worker of a lease is gone (see ``scheduler_to_driver.LeaseEnded`` for the fields)."""
+
+    lease: str
+    pid: int
+    exit_code: int
+    reason: str = ""
+    stderr_tail: str = ""
+    peak_rss_bytes: int = 0
+
+
+class LeaseBlocked(_Message, frozen=True):
+    """The worker waits for nested work: its slot may be lent."""
+
+    lease: str
+
+
+class LeaseUnblocked(_Message, frozen=True):
+    """The worker goes on; its slot counts again (over budget for a moment, if it was lent)."""
+
+    lease: str
+
+
+class AgentHeartbeat(_Message, frozen=True):
+    """Every few seconds: the node lives."""
+
+    free_memory_bytes: int
+
+
+class AgentGoodbye(_Message, frozen=True):
+    """The node leaves; its workers have ended."""
+
+
+Message = AgentHello | WorkerReady | WorkerExited | LeaseBlocked | LeaseUnblocked | AgentHeartbeat | AgentGoodbye

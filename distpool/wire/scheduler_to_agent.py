@@ -1,0 +1,49 @@
+"""Scheduler → agent: start and stop workers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distpool.wire.resources import Shape
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class AgentWelcome(_Message, frozen=True):
+    """Answer to ``AgentHello``."""
+
+    cluster: str
+
+
+class AgentRefused(_Message, frozen=True):
+    """The node cannot take part; ``reason`` is for people."""
+
+    reason: str
+
+
+class StartWorker(_Message, frozen=True):
+    """Start a worker for this lease: fork it from the zygote and report ``WorkerReady``, or ``WorkerExited``."""
+
+    lease: str
+    pool: str
+    driver: str
+    shape: Shape
+    ordinal: int
+
+
+class StopWorker(_Message, frozen=True):
+    """End the worker of this lease: SIGTERM at once when ``terminate``, SIGKILL after ``grace_s``."""
+
+    lease: str
+    grace_s: float
+    terminate: bool = False
+
+
+class HelloWanted(_Message, frozen=True):
+    """Answer to the heartbeat of an agent that the scheduler does not know (it was restarted, or gave the node up):
+    say hello anew.  Other messages of such an agent are ignored."""
+
+
+Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted

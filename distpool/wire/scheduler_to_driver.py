@@ -1,0 +1,86 @@
+"""Scheduler → driver: leases granted, ended, impossible, wanted back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distpool.wire.resources import Shape
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class SchedulerWelcome(_Message, frozen=True):
+    """Answer to ``DriverHello``.  ``capacity`` is the sum over all nodes."""
+
+    cluster: str
+    nodes: int
+    capacity: Shape
+
+
+class Refused(_Message, frozen=True):
+    """The driver cannot take part (protocol or Python version differs, ...); ``reason`` is for people."""
+
+    reason: str
+
+
+class LeaseGranted(_Message, frozen=True):
+    """A worker is up and now belongs to the driver, which dials ``endpoint`` and calls it ``worker`` (its routing id).
+
+    ``ordinal`` is the 1-based number of the worker within the pool over the pool's whole life
+    (``multiprocessing``'s ``_identity``).
+    """
+
+    lease: str
+    pool: str
+    shape: Shape
+    node: str
+    worker: str
+    endpoint: str
+    pid: int
+    ordinal: int
+
+
+class LeaseEnded(_Message, frozen=True):
+    """A leased worker is gone, for whatever reason; also when it never came up.
+
+    ``exit_code`` follows ``multiprocessing.Process.exitcode``: negative is a signal.  ``reason`` is the agent's
+    finding in words (``""`` when it was the driver's own wish), ``stderr_tail`` the last lines it wrote.
+    """
+
+    lease: str
+    pool: str
+    shape: Shape
+    pid: int
+    exit_code: int
+    reason: str = ""
+    stderr_tail: str = ""
+    peak_rss_bytes: int = 0
+
+
+class DemandInfeasible(_Message, frozen=True):
+    """No node of the cluster, even if empty, could run a worker of this shape."""
+
+    pool: str
+    shape: Shape
+    reason: str
+
+
+class ReclaimIdle(_Message, frozen=True):
+    """Others wait for workers: give back those of this pool that have nothing to do.
+
+    ``excess`` of the busy ones are more than the driver's fair share and should come back when their current task
+    ends (the rest of their work goes to the others).
+    """
+
+    pool: str
+    excess: int = 0
+
+
+class HelloWanted(_Message, frozen=True):
+    """Answer to the heartbeat of a driver that the scheduler does not know (it was restarted, or gave the driver up):
+    say hello anew.  Other messages of such a driver are ignored."""
+
+
+Message = SchedulerWelcome | Refused | LeaseGranted | LeaseEnded | DemandInfeasible | ReclaimIdle | HelloWanted

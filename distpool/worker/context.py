@@ -1,0 +1,92 @@
+"""What code that runs inside a task may know of the worker it runs in, and how it lends the worker's slot while it
+waits.
+
+Called by the driver when it finds itself inside a worker (nested submits), and by the front doors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """The worker that this process is.
+
+    :param lease: the lease that its driver holds on it; a driver in here calls it its parent lease.
+    :param pool: the pool that it belongs to.
+    :param node: the node's id.
+    :param store_folder: the folder of the node's object store.
+    :param scheduler_endpoint: where a driver in here attaches.
+    :param process_index: the 1-based number of the worker within its pool.
+    """
+
+    lease: str
+    pool: str
+    node: str
+    store_folder: str
+    scheduler_endpoint: str
+    process_index: int
+
+
+class _State:
+    def __init__(self) -> None:
+        self.context: WorkerContext | None = None
+        self.tell_agent: Callable[[bool], None] | None = None
+        self.pid = 0
+        self.lock = threading.Lock()
+        self.blocked = 0
+
+
+_state = _State()
+
+
+def current() -> WorkerContext | None:
+    """The worker that this process is, or None in any other process (also in one that a task forked)."""
+    return _state.context if _state.pid == os.getpid() else None
+
+
+def install(context: WorkerContext, tell_agent: Callable[[bool], None]) -> None:
+    """Say which worker this process is (called once, at its set-up).
+
+    :param tell_agent: sends ``WorkerBlocked`` (True) or ``WorkerUnblocked`` (False).
+    """
+    _state.context = context
+    _state.tell_agent = tell_agent
+    _state.pid = os.getpid()
+
+
+def enter_blocked() -> None:
+    """The task waits for nested work: its slot may be lent until as many ``leave_blocked`` have been called.  Any
+    thread may call; outside of a worker nothing happens."""
+    _count(1)
+
+
+def leave_blocked() -> None:
+    """The counterpart of ``enter_blocked``."""
+    _count(-1)
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """``enter_blocked`` and ``leave_blocked`` around a block."""
+    enter_blocked()
+    try:
+        yield
+    finally:
+        leave_blocked()
+
+
+def _count(step: int) -> None:
+    if _state.tell_agent is None or _state.pid != os.getpid():
+        return
+    with _state.lock:
+        before = _state.blocked
+        _state.blocked = after = max(0, before + step)
+        # Under the lock, so that the agent hears it in the order in which it was so.
+        if bool(before) != bool(after):
+            _state.tell_agent(bool(after))

@@ -1,0 +1,113 @@
+"""A worker process from its fork to its end.
+
+Called by the zygote in the child: ``run(WorkerStart(...))`` never returns.  Threads: *main* runs tasks and receives
+while it is idle; *watch* receives while a task runs (see ``watch``).
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+
+# What every worker's set-up needs is loaded once per node, in the zygote.
+import logging  # noqa: F401
+import multiprocessing.context
+import multiprocessing.resource_tracker
+import multiprocessing.util
+import os
+import random  # noqa: F401
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import NoReturn
+
+import zmq
+
+import distpool.code.finder
+import distpool.code.loader
+import distpool.code.pickler
+import distpool.code.state
+import distpool.sharing.parentage  # noqa: F401
+from distpool.wire.channel import Channel
+from distpool.wire.worker_to_agent import WorkerStarted
+from distpool.worker.mailbox import Mailbox
+from distpool.worker.runner import Runner
+from distpool.worker.setup import reset_signals
+
+#: How long the last words may take to leave the process.
+_LINGER_S = 2.0
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """What the zygote tells a new worker.
+
+    :param lease: its name: that of the lease that it was started for, or one of its own if it was started ahead of any.
+    :param node: the id of its node.
+    :param agent_endpoint: where its agent listens.
+    :param endpoint: where it shall listen for its driver.
+    :param scheduler_endpoint: the cluster's scheduler, as seen from this node.
+    :param store_folder: the folder of the node's object store.
+    """
+
+    lease: str
+    node: str
+    agent_endpoint: str
+    endpoint: str
+    scheduler_endpoint: str
+    store_folder: str
+
+
+def run(start: WorkerStart) -> NoReturn:
+    """Be a worker until the driver says ``Leave``; then end the process with status 0."""
+    reset_signals()
+    _keep_crash_reports_visible()
+    zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    channel = Channel(zmq_context, f"w-{start.lease}".encode())
+    endpoint = channel.bind(start.endpoint)
+    agent = f"a-{start.node}".encode()
+    channel.connect(start.agent_endpoint, agent)
+    mailbox = Mailbox(channel, agent)
+    runner = Runner(mailbox, node=start.node, store_folder=start.store_folder)
+    mailbox.tell_agent(WorkerStarted(start.lease, endpoint, os.getpid()))
+    status = 0
+    try:
+        runner.serve()
+        runner.report_modules()
+        _run_exit_functions()
+        runner.end()
+        channel.close(_LINGER_S)
+        zmq_context.term()
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+        status = 1
+    os._exit(status)
+
+
+def _run_exit_functions() -> None:
+    """What the interpreter does at its end, and ``multiprocessing`` at the end of a child."""
+    # Children and finalizers first: ``atexit`` functions may count on them being done.
+    for step in (
+        multiprocessing.util._exit_function,  # type: ignore[attr-defined]
+        threading._shutdown,  # type: ignore[attr-defined]
+        atexit._run_exitfuncs,
+    ):
+        try:
+            step()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:
+            pass  # deleted, None, closed, or a thing of the user's
+
+
+def _keep_crash_reports_visible() -> None:
+    """Reports of crashes go to the standard error that the process began with, also when a task closes or redirects
+    descriptor 2."""
+    try:
+        faulthandler.enable(file=os.fdopen(os.dup(2), "w", closefd=False), all_threads=True)
+    except OSError:
+        pass  # there is none

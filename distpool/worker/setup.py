@@ -1,0 +1,225 @@
+"""Making a worker process look like the program that it works for.
+
+Called once by the runner, with the driver's ``Setup`` message; ``distpool.driver.environment`` makes the other half.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distpool.wire.driver_to_worker import Setup
+from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
+from distpool.worker.thread_budget import limit_threads
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+
+@dataclass(frozen=True)
+class LoggerState:
+    """A logger of the driver's program that is not as loggers are by default."""
+
+    level: int
+    propagate: bool
+    disabled: bool
+    has_handlers: bool
+    #: The lowest level that any of its handlers takes.
+    handler_level: int
+
+
+@dataclass(frozen=True)
+class LoggingState:
+    """How logging is configured in the driver's program; the root logger's name is ``""``."""
+
+    disable: int
+    loggers: dict[str, LoggerState]
+    level_names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class ProgramState:
+    """What ``Setup.state`` holds: whatever of the driver's program is best said in Python's own terms.
+
+    :param pid: the driver's process id, on ``host``.
+    :param name: the driver's name in ``multiprocessing``.
+    :param parentage: a pickled ``distpool.sharing.Parentage``, or empty.
+    :param start_method: the default of ``multiprocessing`` in the driver, if it was set.
+    :param warning_filters: pickled entries of ``warnings.filters``, each by itself.
+    :param logging: None when the driver has not loaded ``logging``.
+    :param tty: whether the driver's ``sys.stdout`` and ``sys.stderr`` are terminals.
+    """
+
+    pid: int
+    host: str
+    name: str
+    parentage: bytes = b""
+    start_method: str | None = None
+    warning_filters: list[bytes] = field(default_factory=list)
+    logging: LoggingState | None = None
+    recursion_limit: int = 1000
+    tty: tuple[bool, bool] = (False, False)
+
+
+def enter_program(setup: Setup) -> None:
+    """What must be so before any code of the user's can be loaded."""
+    _replace_environment(setup.environment)
+    limit_threads(setup.num_threads)
+    if setup.working_directory:
+        try:
+            os.chdir(setup.working_directory)
+        except OSError:
+            pass  # removed meanwhile, or not there on this node: then tasks start where the node does
+    sys.path[:] = setup.sys_path
+    # The zygote may have looked into these folders before the user put modules there.
+    importlib.invalidate_caches()
+    sys.argv = list(setup.argv)
+
+
+def adopt_state(setup: Setup, forwarder: Forwarder) -> None:
+    """The rest; may load modules of the user's (classes of warnings)."""
+    state: ProgramState = pickle.loads(setup.state)
+    sys.stdout = ForwardedStream(forwarder, 1, state.tty[0])
+    sys.stderr = ForwardedStream(forwarder, 2, state.tty[1])
+    sys.setrecursionlimit(state.recursion_limit)
+    _adopt_process(setup, state)
+    _adopt_warnings(state.warning_filters)
+    if state.logging is not None:
+        _adopt_logging(state.logging, forwarder)
+    _fresh_entropy()
+
+
+def _replace_environment(wanted: dict[str, str]) -> None:
+    current = os.environ
+    for name in [name for name in current if name not in wanted]:
+        del current[name]
+    for name, value in wanted.items():
+        if current.get(name) != value:
+            current[name] = value
+    time.tzset()  # the C library read TZ when the zygote began
+
+
+def _fresh_entropy() -> None:
+    """Modules that a worker imports later seed themselves; those that the zygote loaded are seeded anew."""
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _adopt_process(setup: Setup, state: ProgramState) -> None:
+    import itertools
+    from multiprocessing import context, process, util
+
+    current: BaseProcess = process.BaseProcess.__new__(context.Process)
+    inherited = process.current_process()._config  # type: ignore[attr-defined]
+    current.__dict__.update(
+        _identity=tuple(setup.identity),
+        _config={**inherited, "daemon": setup.daemon},
+        _parent_pid=state.pid,
+        _parent_name=state.name,
+        _popen=None,
+        _closed=False,
+        _target=None,
+        _args=(),
+        _kwargs={},
+        _name=setup.process_name,
+    )
+    module: Any = process
+    module._current_process = current
+    module._process_counter = itertools.count(1)
+    module._children = set()
+    module._parent_process = module._ParentProcess(state.name, state.pid, _sentinel(state))
+    # Finalizers that the zygote registered are the zygote's.
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    util._run_after_forkers()  # type: ignore[attr-defined]
+    if state.start_method is not None:
+        try:
+            context._default_context.set_start_method(state.start_method, force=True)
+        except ValueError:
+            pass  # a method of the user's that is not registered here
+    if state.parentage:
+        pickle.loads(state.parentage).adopt()
+
+
+def _sentinel(state: ProgramState) -> int:
+    """A descriptor that becomes readable when the driver ends; never, if that cannot be watched from here."""
+    if state.host == socket.gethostname() and hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(state.pid)
+        except OSError:
+            pass
+    read, _write = os.pipe()  # the writing end stays open for good
+    return read
+
+
+def _adopt_warnings(filters: list[bytes]) -> None:
+    loaded = []
+    for entry in filters:
+        try:
+            loaded.append(pickle.loads(entry))
+        except Exception:
+            continue  # a category that exists only in the driver can hardly be raised here
+    warnings.filters[:] = loaded  # type: ignore[index]
+    for name in ("_filters_mutated", "_filters_mutated_lock_held"):
+        mutated = getattr(warnings, name, None)
+        if mutated is not None:
+            try:
+                mutated()
+            except RuntimeError:
+                continue
+            break
+
+
+def _adopt_logging(state: LoggingState, forwarder: Forwarder) -> None:
+    import logging
+
+    logging.disable(state.disable)
+    for level, name in state.level_names.items():
+        logging.addLevelName(level, name)
+    for name, wanted in state.loggers.items():
+        logger = logging.getLogger(name or None)
+        logger.setLevel(wanted.level)
+        logger.propagate = wanted.propagate
+        logger.disabled = wanted.disabled
+        # Records travel once: from the root, or from where they stop propagating.  Where no handler exists, Python's
+        # last resort writes to ``sys.stderr``, which is forwarded, and a task may still call ``basicConfig``.
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        outermost = not name or not wanted.propagate
+        if outermost and wanted.has_handlers:
+            logger.addHandler(make_log_handler(forwarder, wanted.handler_level))
+    if not state.loggers.get("", LoggerState(0, True, False, False, 0)).has_handlers:
+        # Below a root without handlers, records that some logger on the way handles must come from that logger.
+        for name, wanted in state.loggers.items():
+            if name and wanted.propagate and wanted.has_handlers and not _handled_above(name, state):
+                logging.getLogger(name).addHandler(make_log_handler(forwarder, wanted.handler_level))
+
+
+def _handled_above(name: str, state: LoggingState) -> bool:
+    """Whether some logger above this one, in reach of its records, has handlers in the driver."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        above = state.loggers.get(name)
+        if above is not None:
+            if above.has_handlers:
+                return True
+            if not above.propagate:
+                return False
+    return False
+
+
+def reset_signals() -> None:
+    """Signals as a fresh process has them, whatever the zygote did with them."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})

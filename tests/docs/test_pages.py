@@ -1,0 +1,64 @@
+"""Pages that repeat what the source says must say the same; links must lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distpool import errors
+from distpool.options import TaskOptions
+from tests.support.imports import modules
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def first_column(page: Path) -> list[str]:
+    """The names in the first column of a page's tables."""
+    return re.findall(r"^\| `(\w+)` \|", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    dead = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert dead == []
+
+
+def test_no_page_is_an_orphan() -> None:
+    reached, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop().resolve()
+        if page in reached or not page.exists() or page.suffix != ".md":
+            continue
+        reached.add(page)
+        todo += [page.parent / target for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
+    assert {page.resolve() for page in DOCS.rglob("*.md")} - reached - {(DOCS / "index.md").resolve()} == set()
+
+
+def test_each_option_is_described() -> None:
+    assert first_column(DOCS / "reference" / "options.md") == list(TaskOptions.__slots__)
+
+
+def test_each_error_is_described_with_its_standard_bases() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|([^|]*)\|", (DOCS / "reference" / "errors.md").read_text(), re.MULTILINE))
+    own = {
+        name: error
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.DistpoolError) and error is not errors.DistpoolError
+    }
+    assert set(rows) == set(own)
+    for name, cell in rows.items():
+        bases = [base.__name__ for base in own[name].__bases__ if base is not errors.DistpoolError]
+        assert re.findall(r"`(\w+)`", cell) == bases, name
+
+
+def test_each_setting_is_described() -> None:
+    source = "\n".join(path.read_text() for path in modules().values())
+    read = set(re.findall(r"""["'](DISTPOOL_[A-Z_]+)["']""", source))
+    described = {name for name in first_column(DOCS / "reference" / "settings.md") if name.startswith("DISTPOOL_")}
+    assert described >= read, "read by the source, but not described"
+    assert described <= read, "described, but read nowhere"

@@ -1,0 +1,430 @@
+"""The pool core against a model: random histories of submits, grants, answers, deaths, kills, cancels and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from distpool.driver.core import INTERRUPT_GRACE_S, LAST_WORDS_S, PoolCore
+from distpool.driver.dealing import RETRACT_AFTER_S
+from distpool.driver.functions import in_payload
+from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
+from distpool.driver.task import Task
+from distpool.wire.driver_to_worker import Task as TaskMessage
+from distpool.wire.resources import Shape
+from distpool.wire.worker_to_driver import OK, Result
+
+
+def make_task(name: str, retries: int = 3, timeout_s: float | None = None, cpus: float = 1.0) -> Task:
+    message = TaskMessage(0, 0, b"x")
+    alone = retries == 0 or timeout_s is not None
+    return Task(name, message, in_payload(len), Shape(cpus), retries, timeout_s, alone)
+
+
+def make_worker(lease: str, cpus: float = 1.0) -> Worker:
+    return Worker(lease, lease.encode(), Shape(cpus), "n", 1, 1)
+
+
+def answers(worker: Worker, count: int) -> list[Result]:
+    return [Result(attempt, OK, b"") for attempt in list(worker.in_flight)[:count]]
+
+
+def test_an_idle_worker_gets_the_task_at_once() -> None:
+    core = PoolCore(2)
+    effects = Effects()
+    core.on_submitted([make_task("a")], 0.0, effects)
+    assert effects.demand == [(Shape(), 1)]
+    worker = make_worker("l1")
+    effects = Effects()
+    core.on_granted(worker, 0.1, effects)
+    assert [(w.lease, [t.future for t in tasks]) for w, tasks in effects.send] == [("l1", ["a"])]
+
+
+def test_while_the_duration_is_unknown_nothing_queues_behind_a_task() -> None:
+    core = PoolCore(1)
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    effects = Effects()
+    core.on_submitted([make_task(str(i)) for i in range(10)], 0.0, effects)
+    assert [len(tasks) for _, tasks in effects.send] == [1]
+
+
+def test_short_tasks_are_sent_in_batches() -> None:
+    core = PoolCore(1)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task(str(i)) for i in range(1000)], 0.0, Effects())
+    effects = Effects()
+    core.on_results("l1", answers(worker, 1), 10e-6, 0.001, effects)
+    assert len(effects.send) == 1
+    assert len(effects.send[0][1]) > 100
+
+
+def test_what_waits_behind_a_long_task_is_taken_back_when_another_worker_is_idle() -> None:
+    core = PoolCore(2)
+    slow, quick = make_worker("slow"), make_worker("quick")
+    for worker in (slow, quick):
+        core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task("a"), make_task("b")], 0.0, Effects())
+    for worker in (slow, quick):
+        core.on_results(worker.lease, answers(worker, 1), 1e-5, 0.001, Effects())
+    core.on_submitted([make_task(str(i)) for i in range(20)], 0.002, Effects())
+    assert slow.in_flight
+    assert quick.in_flight
+    while quick.in_flight:
+        core.on_results("quick", answers(quick, len(quick.in_flight)), 1e-4, 0.003, Effects())
+    effects = Effects()
+    core.on_time(0.003 + RETRACT_AFTER_S, effects)
+    (victim, attempts) = effects.retract[0]
+    assert victim is slow
+    assert attempts == list(slow.in_flight)[1:]
+    effects = Effects()
+    core.on_retracted("slow", attempts, 0.02, effects)
+    assert {worker.lease for worker, _ in effects.send} == {"quick"}
+    assert len(slow.in_flight) == 1
+
+
+def test_a_late_answer_is_dropped() -> None:
+    core = PoolCore(1)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task("a")], 0.0, Effects())
+    late = answers(worker, 1)
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
+    core.on_time(1.0 + LAST_WORDS_S, Effects())
+    second = make_worker("l2")
+    core.on_granted(second, 2.0, Effects())
+    effects = Effects()
+    core.on_results("l2", late, 0.1, 2.1, effects)
+    assert effects.finished == []
+    assert core.outstanding == 1
+
+
+def test_last_words_that_arrive_after_word_of_the_death_still_count() -> None:
+    core = PoolCore(1)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task("a", retries=0)], 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, 0), 1.0, Effects())
+    effects = Effects()
+    core.on_results("l1", answers(worker, 1), 0.1, 1.001, effects)
+    assert [task.future for task, _ in effects.finished] == ["a"]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_a_task_that_kills_its_workers_runs_retries_plus_one_times(retries: int) -> None:
+    core = PoolCore(1)
+    core.on_submitted([make_task("killer", retries), make_task("neighbour")], 0.0, Effects())
+    attempts = 0
+    failed: list[tuple[Task, Failure]] = []
+    finished: list[Any] = []
+    for n in range(20):
+        worker = make_worker(f"l{n}")
+        effects = Effects()
+        core.on_granted(worker, float(n), effects)
+        core.on_set_up(worker.lease)
+        for _ in range(10):
+            if not worker.in_flight:
+                break
+            head = next(iter(worker.in_flight.values()))
+            if head.future == "killer":
+                attempts += 1
+                core.on_ended(worker.lease, WorkerExit(1, -11), n + 0.1, Effects())
+                effects = Effects()
+                core.on_time(n + 0.2, effects)
+                failed += effects.failed
+                break
+            effects = Effects()
+            core.on_results(worker.lease, answers(worker, 1), 1.0, n + 0.1, effects)
+            finished += effects.finished
+    assert attempts == retries + 1
+    assert [(task.future, failure.kind) for task, failure in failed] == [("killer", FailureKind.WORKER_DIED)]
+    assert [task.future for task, _ in finished] == ["neighbour"]
+
+
+def test_a_time_limit_interrupts_then_replaces_the_worker() -> None:
+    core = PoolCore(1)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task("a", timeout_s=5.0), make_task("b")], 0.0, Effects())
+    attempt = next(iter(worker.in_flight))
+    assert core.next_deadline() == 5.0
+    effects = Effects()
+    core.on_time(5.0, effects)
+    assert effects.interrupt == [(worker, attempt)]
+    assert [failure.kind for _, failure in effects.failed] == [FailureKind.TIMED_OUT]
+    effects = Effects()
+    core.on_time(5.0 + INTERRUPT_GRACE_S, effects)
+    assert [(w.lease, terminate) for w, _, terminate in effects.give_back] == [("l1", True)]
+    core.on_ended("l1", WorkerExit(1, -15), 7.0, Effects())
+    effects = Effects()
+    core.on_granted(make_worker("l2"), 8.0, effects)
+    assert [[t.future for t in tasks] for _, tasks in effects.send] == [["b"]]
+
+
+def test_an_interrupt_that_is_heeded_keeps_the_worker() -> None:
+    core = PoolCore(1)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task("a"), make_task("b")], 0.0, Effects())
+    task = next(iter(worker.in_flight.values()))
+    attempt = task.message.attempt
+    core.on_killed(task, 1.0, Effects())
+    effects = Effects()
+    core.on_results("l1", [Result(attempt, OK, b"")], 1.0, 1.1, effects)
+    assert effects.finished == []
+    assert [[t.future for t in tasks] for _, tasks in effects.send] == [["b"]]
+    assert core.next_deadline() is None
+
+
+def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
+    core = PoolCore(2, strict=True)
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_submitted([make_task("a"), make_task("b")], 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
+    effects = Effects()
+    core.on_time(2.0, effects)
+    assert effects.broken is not None
+    assert len(effects.failed) == 2
+
+
+def test_a_task_that_needs_more_than_the_pool_has_fails_at_once() -> None:
+    effects = Effects()
+    PoolCore(2).on_submitted([make_task("a", cpus=3)], 0.0, effects)
+    assert [failure.kind for _, failure in effects.failed] == [FailureKind.INFEASIBLE]
+
+
+def test_workers_are_replaced_after_max_tasks_per_child() -> None:
+    core = PoolCore(1, max_tasks_per_child=2)
+    worker = make_worker("l1")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task(str(i)) for i in range(5)], 0.0, Effects())
+    core.on_results("l1", answers(worker, 1), 1e-5, 0.1, Effects())
+    assert len(worker.in_flight) == 1
+    effects = Effects()
+    core.on_results("l1", answers(worker, 1), 1e-5, 0.2, effects)
+    assert effects.leave == [worker]
+    assert not effects.send
+
+
+def test_a_pool_that_starts_all_workers_at_once_replaces_none_when_it_closes() -> None:
+    core = PoolCore(2, eager=True)
+    core.on_opened(0.0, Effects())
+    for lease in ("l1", "l2"):
+        core.on_granted(make_worker(lease), 0.0, Effects())
+    effects = Effects()
+    core.on_closed(0.1, effects)
+    assert {worker.lease for worker in effects.leave} == {"l1", "l2"}
+    for lease in ("l1", "l2"):
+        effects = Effects()
+        core.on_ended(lease, WorkerExit(1, 0), 0.2, effects)
+        assert effects.demand == []
+    assert core.demanded == 0
+
+
+def test_a_worker_that_comes_when_the_last_task_has_been_given_out_is_not_asked_for_again() -> None:
+    core = PoolCore(2)
+    busy = make_worker("busy")
+    core.on_submitted([make_task("a"), make_task("b")], 0.0, Effects())
+    core.on_granted(busy, 0.0, Effects())
+    core.on_results("busy", answers(busy, 1), 1e-5, 0.0, Effects())
+    core.on_closed(0.1, Effects())
+    effects = Effects()
+    core.on_granted(make_worker("late"), 0.2, effects)
+    assert [worker.lease for worker in effects.leave] == ["late"]
+    assert effects.demand == [(Shape(), 1)]
+
+
+class PoolModel(RuleBasedStateMachine):
+    """Whatever happens, every task is settled exactly once, within its attempts, and none is forgotten."""
+
+    @initialize(
+        slots=st.integers(1, 4),
+        strict=st.booleans(),
+        max_tasks=st.sampled_from([0, 0, 1, 3]),
+        idle=st.sampled_from([None, 0.05]),
+    )
+    def open(self, slots: int, strict: bool, max_tasks: int, idle: float | None) -> None:
+        self.core = PoolCore(slots, strict=strict, max_tasks_per_child=max_tasks, idle_timeout_s=idle)
+        self.now = 0.0
+        self.demand: dict[Shape, int] = {}
+        self.alive: dict[str, Worker] = {}
+        self.tasks: dict[str, Task] = {}
+        self.retries: dict[str, int] = {}
+        self.runs: dict[str, int] = {}
+        self.settled: dict[str, str] = {}
+        self.leases = 0
+        self.closed = False
+
+    def perform(self, effects: Effects) -> None:
+        for shape, workers in effects.demand:
+            self.demand[shape] = workers
+        for _, tasks in effects.send:
+            for task in tasks:
+                assert task.future not in self.settled, "a settled task was sent"
+                self.runs[task.future] += 1
+                assert self.runs[task.future] <= self.retries[task.future] + 1 or task.deaths == 0
+        for task in effects.requeued:
+            if task.deaths == 0:
+                self.runs[task.future] -= 1
+        for task, _ in effects.finished:
+            self.settle(task.future, "finished")
+        for task, failure in effects.failed:
+            self.settle(task.future, failure.kind.value)
+        for _worker, _, _ in effects.give_back:
+            self.give_backs = True
+
+    def settle(self, name: str, how: str) -> None:
+        assert name not in self.settled, f"{name} was settled twice: {self.settled[name]}, {how}"
+        self.settled[name] = how
+
+    @precondition(lambda self: not self.closed)
+    @rule(
+        count=st.integers(1, 30), retries=st.integers(0, 3), timed=st.booleans(), cpus=st.sampled_from([1.0, 1.0, 2.0])
+    )
+    def submit(self, count: int, retries: int, timed: bool, cpus: float) -> None:
+        tasks = []
+        for _ in range(count):
+            name = f"t{len(self.tasks)}"
+            task = make_task(name, retries, 1.0 if timed else None, cpus)
+            self.tasks[name] = task
+            self.retries[name] = retries
+            self.runs[name] = 0
+            tasks.append(task)
+        effects = Effects()
+        self.core.on_submitted(tasks, self.now, effects)
+        self.perform(effects)
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def grant(self, pick: Any) -> None:
+        open_shapes = [
+            shape
+            for shape, wanted in self.demand.items()
+            if wanted > sum(1 for w in self.alive.values() if w.shape == shape)
+        ]
+        if not open_shapes:
+            return
+        self.leases += 1
+        worker = make_worker(f"l{self.leases}", pick.choice(open_shapes).num_cpus)
+        self.alive[worker.lease] = worker
+        effects = Effects()
+        self.core.on_granted(worker, self.now, effects)
+        self.perform(effects)
+
+    @precondition(lambda self: self.alive)
+    @rule(pick=st.randoms(use_true_random=False), each=st.sampled_from([1e-6, 1e-3, 0.5]))
+    def answer(self, pick: Any, each: float) -> None:
+        worker = self.alive[pick.choice(sorted(self.alive))]
+        results = answers(worker, pick.randint(1, 5))
+        results += [Result(attempt, OK, b"") for attempt in sorted(worker.stopping)]
+        if pick.random() < 0.2:
+            results.append(Result(10_000_000, OK, b""))
+        if not results:
+            return
+        effects = Effects()
+        self.core.on_results(worker.lease, results, each * len(results), self.now, effects)
+        self.perform(effects)
+
+    @precondition(lambda self: self.alive)
+    @rule(pick=st.randoms(use_true_random=False))
+    def retracted(self, pick: Any) -> None:
+        worker = self.alive[pick.choice(sorted(self.alive))]
+        if not worker.retracting:
+            return
+        effects = Effects()
+        self.core.on_retracted(worker.lease, list(worker.in_flight)[1:], self.now, effects)
+        self.perform(effects)
+
+    @precondition(lambda self: self.alive)
+    @rule(pick=st.randoms(use_true_random=False))
+    def die(self, pick: Any) -> None:
+        worker = self.alive.pop(pick.choice(sorted(self.alive)))
+        effects = Effects()
+        self.core.on_ended(worker.lease, WorkerExit(1, -9), self.now, effects)
+        self.perform(effects)
+
+    @precondition(lambda self: self.tasks)
+    @rule(pick=st.randoms(use_true_random=False))
+    def kill(self, pick: Any) -> None:
+        task = self.tasks[pick.choice(sorted(self.tasks))]
+        if task.future in self.settled:
+            return
+        effects = Effects()
+        self.core.on_killed(task, self.now, effects)
+        self.perform(effects)
+        assert task.future in self.settled
+
+    @precondition(lambda self: self.tasks)
+    @rule(pick=st.randoms(use_true_random=False))
+    def cancel(self, pick: Any) -> None:
+        unsent = self.core.unsent()
+        if not unsent:
+            return
+        task = pick.choice(unsent)
+        self.core.on_withdrawn(task)
+        self.settle(task.future, "cancelled")
+
+    @rule(step=st.sampled_from([0.001, 0.006, 0.1, 1.5]))
+    def time(self, step: float) -> None:
+        self.now += step
+        while (deadline := self.core.next_deadline()) is not None and deadline <= self.now:
+            effects = Effects()
+            self.core.on_time(self.now, effects)
+            self.perform(effects)
+            if self.core.next_deadline() == deadline:
+                raise AssertionError("a deadline that does not go away")
+
+    @rule()
+    def reclaim(self) -> None:
+        effects = Effects()
+        self.core.on_reclaim(self.now, effects)
+        self.perform(effects)
+
+    @invariant()
+    def consistent(self) -> None:
+        if hasattr(self, "core"):
+            self.core.check_invariants()
+            assert len(self.tasks) == len(self.settled) + self.core.outstanding
+
+    def teardown(self) -> None:
+        """Everything that is left gets done by willing workers."""
+        if not hasattr(self, "core"):
+            return
+        self.closed = True
+        for _ in range(2000):
+            if len(self.settled) == len(self.tasks):
+                break
+            for lease, worker in list(self.alive.items()):
+                effects = Effects()
+                if worker.leaving:
+                    del self.alive[lease]
+                    self.core.on_ended(lease, WorkerExit(1, 0), self.now, effects)
+                elif worker.retracting:
+                    self.core.on_retracted(lease, list(worker.in_flight)[1:], self.now, effects)
+                else:
+                    results = answers(worker, 100) + [Result(attempt, OK, b"") for attempt in list(worker.stopping)]
+                    self.core.on_results(lease, results, 1e-3 * len(results), self.now, effects)
+                self.perform(effects)
+            for shape, wanted in self.demand.items():
+                while wanted > sum(1 for w in self.alive.values() if w.shape == shape):
+                    self.leases += 1
+                    worker = make_worker(f"l{self.leases}", shape.num_cpus)
+                    self.alive[worker.lease] = worker
+                    effects = Effects()
+                    self.core.on_granted(worker, self.now, effects)
+                    self.core.on_set_up(worker.lease)
+                    self.perform(effects)
+                    wanted = self.demand[shape]
+            self.now += 0.01
+            effects = Effects()
+            self.core.on_time(self.now, effects)
+            self.perform(effects)
+            self.core.check_invariants()
+        assert len(self.settled) == len(self.tasks), "tasks were forgotten"
+
+
+PoolModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPoolModel = PoolModel.TestCase

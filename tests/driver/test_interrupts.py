@@ -1,0 +1,151 @@
+"""Ctrl-C in the main thread, at any moment, and a program that catches it and goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from distpool.driver.interrupts import Shield
+
+
+@pytest.fixture
+def shield() -> Iterator[Shield]:
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Shield()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_it_takes_effect_at_the_end_of_the_outermost_block(shield: Shield) -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), shield:
+        with shield:
+            press()
+            reached.append("inner")
+        reached.append("outer")
+    assert reached == ["inner", "outer"]
+    with shield:
+        pass
+
+
+def test_once_pressed_is_once_raised(shield: Shield) -> None:
+    with pytest.raises(KeyboardInterrupt), shield:
+        press()
+        press()
+    with shield:
+        pass
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_where_the_shield_is_lifted_it_takes_effect_at_once(shield: Shield, before: bool) -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), shield:
+        if before:
+            press()
+        lifted = shield.lift()
+        try:
+            press()
+            reached.append("not this")
+        finally:
+            shield.lower(lifted)
+    assert reached == []
+
+
+def test_a_block_within_a_lifted_part_is_shielded(shield: Shield) -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), shield:
+        lifted = shield.lift()
+        with shield:
+            press()
+            reached.append("this")
+        reached.append("not this")
+        shield.lower(lifted)
+    assert reached == ["this"]
+
+
+def test_a_handler_that_returns_is_called_each_time(shield: Shield) -> None:
+    calls: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    with shield:
+        press()
+        assert calls == []
+        lifted = shield.lift()
+        assert len(calls) == 1
+        press()
+        press()
+        assert len(calls) == 3
+        shield.lower(lifted)
+        press()
+        assert len(calls) == 3
+    assert len(calls) == 4
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_elsewhere_nothing_happens(shield: Shield) -> None:
+    def enter() -> None:
+        with shield:
+            lifted = shield.lift()
+            shield.lower(lifted)
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with shield:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        press()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+PROGRAM = """
+import os, signal, threading
+from distpool import DistExecutor
+
+def same(x):
+    return x
+
+def press():
+    for yields in range(0, 4000, 100):
+        armed.wait()
+        armed.clear()
+        for _ in range(yields):
+            os.sched_yield()
+        os.kill(os.getpid(), signal.SIGINT)
+
+executor = DistExecutor(2)
+armed = threading.Event()
+threading.Thread(target=press, daemon=True).start()
+futures = []
+for turn in range(40):
+    try:
+        armed.set()
+        while True:
+            if turn % 2:
+                futures = [executor.submit(same, i) for i in range(1000)]
+                for future in futures:
+                    future.result()
+            else:
+                executor.submit(same, turn).result()
+    except KeyboardInterrupt:
+        pass
+    for future in futures:
+        assert future.cancelled() or future.result() in range(1000)
+    assert list(executor.map(same, range(10))) == list(range(10))
+executor.shutdown()
+print("all is well")
+"""
+
+
+def test_a_program_that_was_interrupted_again_and_again_loses_no_result(run_script) -> None:
+    assert run_script(PROGRAM) == "all is well\n"

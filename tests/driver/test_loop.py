@@ -1,0 +1,103 @@
+"""The driver's thread: there while there are pools."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import weakref
+
+import pytest
+
+import distpool
+from distpool import DistExecutor
+from distpool.driver.session import current_session
+
+
+class Given:
+    """An argument of an initializer."""
+
+
+def driver_thread() -> threading.Thread | None:
+    return next((thread for thread in threading.enumerate() if thread.name == "distpool-driver"), None)
+
+
+@pytest.mark.fresh_session
+def test_it_ends_with_the_last_pool_and_begins_with_the_next() -> None:
+    for number in range(3):
+        with DistExecutor(1) as executor:
+            assert executor.submit(abs, -number).result() == number
+            thread = driver_thread()
+        assert thread is not None
+        thread.join()
+        assert driver_thread() is None
+
+
+@pytest.mark.fresh_session
+def test_it_stays_while_another_pool_is_open() -> None:
+    with DistExecutor(1) as first:
+        assert first.submit(abs, -1).result() == 1
+        thread = driver_thread()
+        for _ in range(3):
+            with DistExecutor(1) as second:
+                assert second.submit(abs, -2).result() == 2
+        assert driver_thread() is thread
+        assert first.submit(abs, -1).result() == 1
+
+
+@pytest.mark.fresh_session
+def test_callbacks_run_however_soon_the_pool_ends() -> None:
+    for number in range(20):
+        called = threading.Event()
+        executor = DistExecutor(1)
+        executor.submit(abs, -number).add_done_callback(lambda _, called=called: called.set())
+        executor.shutdown()
+        called.wait()
+
+
+@pytest.mark.fresh_session
+def test_pools_are_opened_and_closed_by_several_threads_at_once() -> None:
+    results: list[int] = []
+
+    def use() -> None:
+        for number in range(5):
+            with DistExecutor(1) as executor:
+                results.append(executor.submit(abs, -number).result())
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(list(range(5)) * 4)
+
+
+@pytest.mark.fresh_session
+def test_a_closed_session_keeps_nothing_that_its_pools_were_given() -> None:
+    given = Given()
+    kept = weakref.ref(given)
+    with DistExecutor(1, initializer=id, initargs=(given,)) as executor:
+        assert executor.submit(abs, -1).result() == 1
+    session = current_session()
+    del given, executor
+    distpool.shutdown()
+    gc.collect()
+    assert kept() is None
+    assert session.closed
+
+
+@pytest.mark.fresh_session
+def test_a_node_that_is_killed_while_nobody_watches_is_replaced() -> None:
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        thread = driver_thread()
+    assert thread is not None
+    thread.join()
+    node = current_session().node
+    assert node is not None
+    os.kill(node.pid, signal.SIGKILL)
+    while node.alive():
+        os.sched_yield()
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -2).result() == 2

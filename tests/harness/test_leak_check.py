@@ -1,0 +1,75 @@
+"""The leak check must see each kind of thing that it is there for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.support import resources
+
+
+def test_a_process_is_seen_even_as_an_orphan() -> None:
+    before = resources.look()
+    # The inner process starts another and ends, so that nobody here is the other's parent.
+    code = "import subprocess, sys; p = subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3); print(p.pid)"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pid = int(started.stdout)
+    try:
+        growth = resources.look().growth(before)
+    finally:
+        os.kill(pid, 9)
+    assert [line for line in growth if line.startswith(f"process {pid}: sleep 600")]
+    assert resources.settle(lambda: resources.look().growth(before), 5.0) == []
+
+
+def test_a_thread_and_a_descriptor_are_seen() -> None:
+    before = resources.look()
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name="left-behind")
+    thread.start()
+    read, write = os.pipe()
+    try:
+        growth = resources.look().growth(before)
+    finally:
+        release.set()
+        thread.join()
+        os.close(read)
+        os.close(write)
+    assert growth[0] == "thread left-behind"
+    assert growth[1].startswith("2 more open descriptors")
+    assert resources.look().growth(before) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [(resources.SHARED_MEMORY, "shared memory"), (None, "temporary")], ids=["shm", "tmp"]
+)
+def test_a_file_of_ours_is_seen(folder: Path | None, kind: str) -> None:
+    before = resources.look()
+    path = (folder or Path(tempfile.gettempdir())) / f"distpool-test-{uuid.uuid4().hex}"
+    path.touch()
+    try:
+        growth = resources.look().growth(before)
+        assert f"{kind} {path}" in growth
+        assert not resources.foreign(str(path))
+    finally:
+        path.unlink()
+
+
+def test_what_a_stranger_uses_is_not_ours() -> None:
+    path = resources.SHARED_MEMORY / f"distpool-test-{uuid.uuid4().hex}"
+    environment = {name: value for name, value in os.environ.items() if name != resources.MARK}
+    with path.open("w") as file:
+        stranger = subprocess.Popen(["sleep", "600"], stdout=file, env=environment)
+    try:
+        assert resources.foreign(str(path))
+    finally:
+        stranger.kill()
+        stranger.wait()
+        path.unlink()

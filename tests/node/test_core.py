@@ -1,0 +1,302 @@
+"""The agent core, scenario by scenario."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distpool.node.core import AgentCore
+from distpool.node.events import (
+    EndGeneration,
+    ForkFailed,
+    ForkWorker,
+    GenerationEnded,
+    GenerationReady,
+    MakeGeneration,
+    NodeStarted,
+    SchedulerSaid,
+    SignalWorker,
+    TimePassed,
+    ToScheduler,
+    WorkerForked,
+    WorkerProcessExited,
+    WorkerSaid,
+)
+from distpool.node.reasons import describe_exit
+from distpool.wire import codec
+from distpool.wire.agent_to_scheduler import (
+    AgentHeartbeat,
+    AgentHello,
+    LeaseBlocked,
+    LeaseUnblocked,
+    LiveLease,
+    WorkerExited,
+    WorkerReady,
+)
+from distpool.wire.resources import Shape
+from distpool.wire.scheduler_to_agent import AgentRefused, HelloWanted, StartWorker, StopWorker
+from distpool.wire.worker_to_agent import ModulesImported, WorkerBlocked, WorkerStarted, WorkerUnblocked
+
+ONE = Shape()
+HELLO = AgentHello(codec.PROTOCOL, codec.PYTHON, "0", "n", "host", Shape(4.0), elastic_cpus=True)
+
+
+class Agent:
+    """``now`` is moved by hand; every event is followed by a check of the invariants."""
+
+    def __init__(self, **options: Any) -> None:
+        self.core = AgentCore(HELLO, **options)
+        self.now = 0.0
+        self.handle(NodeStarted())
+
+    def handle(self, event: Any) -> list[Any]:
+        effects = self.core.handle(event, self.now)
+        self.core.check_invariants()
+        return effects
+
+    def start(self, lease: str = "l") -> list[Any]:
+        return self.handle(SchedulerSaid(StartWorker(lease, "p", "d", ONE, 1)))
+
+    def stop(self, lease: str = "l", grace_s: float = 0.0, *, terminate: bool = False) -> list[Any]:
+        return self.handle(SchedulerSaid(StopWorker(lease, grace_s, terminate)))
+
+    def forked(self, worker: str = "l", pid: int = 7) -> list[Any]:
+        return self.handle(WorkerForked(worker, pid))
+
+    def started(self, worker: str = "l", pid: int = 7) -> list[Any]:
+        return self.handle(WorkerSaid(worker, WorkerStarted(worker, f"ipc://{worker}", pid)))
+
+    def running(self, lease: str = "l", pid: int = 7) -> None:
+        self.start(lease)
+        self.forked(lease, pid)
+        self.started(lease, pid)
+
+    def exited(self, pid: int = 7, code: int = 0, peak: int = 0, tail: str = "") -> list[Any]:
+        return self.handle(WorkerProcessExited(pid, code, peak, tail))
+
+    def time(self, now: float) -> list[Any]:
+        self.now = now
+        return self.handle(TimePassed())
+
+
+def test_a_worker_from_start_to_end() -> None:
+    agent = Agent()
+    assert agent.start() == [ForkWorker("l", 0)]
+    assert agent.start() == []  # said twice, done once
+    assert agent.forked() == []
+    assert agent.started() == [ToScheduler(WorkerReady("l", "w-l", "ipc://l", 7))]
+    assert agent.stop(grace_s=2.0) == []
+    assert agent.core.next_deadline() == 2.0
+    assert agent.exited() == [ToScheduler(WorkerExited("l", 7, 0))]
+    assert not agent.core.workers
+    assert agent.core.next_deadline() is None
+
+
+def test_grace_ends_in_a_kill() -> None:
+    agent = Agent()
+    agent.running()
+    assert agent.stop(grace_s=5.0, terminate=True) == [SignalWorker("l", 7, 15)]
+    # Somebody has less patience; SIGTERM is not sent twice.
+    assert agent.stop(grace_s=1.0, terminate=True) == []
+    assert agent.time(1.0) == [SignalWorker("l", 7, 9)]
+    assert agent.stop(grace_s=1.0) == []
+    assert agent.time(9.0) == []
+    assert agent.exited(code=-9) == [ToScheduler(WorkerExited("l", 7, -9))]
+
+
+def test_a_stop_that_overtakes_the_fork() -> None:
+    agent = Agent()
+    agent.start()
+    assert agent.stop(terminate=True) == []
+    assert agent.forked() == [SignalWorker("l", 7, 15)]
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    assert agent.time(deadline) == [SignalWorker("l", 7, 9)]
+    assert agent.started() == []
+    assert agent.exited(code=-9) == [ToScheduler(WorkerExited("l", 7, -9))]
+
+
+def test_an_unexpected_end_is_explained() -> None:
+    agent = Agent()
+    agent.running()
+    [effect] = agent.exited(code=-11, peak=2**20, tail="Fatal Python error")
+    assert (
+        effect.message.reason
+        == "the worker was ended by SIGSEGV (segmentation fault in native code, or the stack overflowed)"
+    )
+    assert effect.message.stderr_tail == "Fatal Python error"
+    assert effect.message.peak_rss_bytes == 2**20
+
+
+def test_a_worker_that_never_reports_is_killed() -> None:
+    agent = Agent()
+    agent.start()
+    agent.forked()
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    assert agent.time(deadline) == [SignalWorker("l", 7, 9)]
+    [effect] = agent.exited(code=-9)
+    assert "did not report within" in effect.message.reason
+
+
+def test_a_fork_that_fails_is_reported() -> None:
+    agent = Agent()
+    agent.start()
+    [effect] = agent.handle(ForkFailed("l", "Resource temporarily unavailable"))
+    assert effect.message == WorkerExited("l", 0, 1, "the worker could not be forked: Resource temporarily unavailable")
+
+
+def test_blocking_is_passed_on_once() -> None:
+    agent = Agent()
+    agent.running()
+    blocked, unblocked = WorkerSaid("l", WorkerBlocked("l")), WorkerSaid("l", WorkerUnblocked("l"))
+    assert agent.handle(blocked) == [ToScheduler(LeaseBlocked("l"))]
+    assert agent.handle(blocked) == []
+    assert agent.handle(unblocked) == [ToScheduler(LeaseUnblocked("l"))]
+    assert agent.handle(unblocked) == []
+
+
+def test_a_hello_again_lists_what_runs() -> None:
+    agent = Agent()
+    agent.running("a", 1)
+    agent.handle(WorkerSaid("a", WorkerBlocked("a")))
+    agent.start("b")
+    agent.running("c", 3)
+    agent.stop("c", 9.0)
+    [effect] = agent.handle(SchedulerSaid(HelloWanted()))
+    assert effect.message.leases == (LiveLease("a", "p", "d", ONE, 1, "w-a", "ipc://a", 1, True),)
+
+
+def test_heartbeats_and_refusal() -> None:
+    agent = Agent(heartbeat_s=2.0)
+    assert agent.core.next_deadline() == 2.0
+    assert agent.time(2.0) == [ToScheduler(AgentHeartbeat(0))]
+    assert agent.core.next_deadline() == 4.0
+    agent.handle(SchedulerSaid(AgentRefused("too old")))
+    assert agent.core.refused == "too old"
+
+
+def _with_spare() -> Agent:
+    agent = Agent(spares=1)
+    assert [worker.name for worker in agent.core.workers.values()] == ["x1"]
+    agent.forked("x1", 1)
+    agent.started("x1", 1)
+    return agent
+
+
+def test_a_spare_serves_at_once_and_is_replaced_later() -> None:
+    agent = _with_spare()
+    assert agent.start("l") == [ToScheduler(WorkerReady("l", "w-x1", "ipc://x1", 1))]
+    assert agent.start("m") == [ForkWorker("m", 0)]
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    assert agent.time(deadline) == [ForkWorker("x2", 0)]
+    # Its lease is told apart from its name.
+    assert agent.handle(WorkerSaid("x1", WorkerBlocked("x1"))) == [ToScheduler(LeaseBlocked("l"))]
+    assert agent.stop("l") == [SignalWorker("x1", 1, 9)]
+    assert agent.exited(1, -9) == [ToScheduler(WorkerExited("l", 1, -9))]
+
+
+def test_a_spare_that_is_still_starting_serves_when_it_is_up() -> None:
+    agent = Agent(spares=1)
+    assert agent.start("l") == []
+    agent.forked("x1", 1)
+    assert agent.started("x1", 1) == [ToScheduler(WorkerReady("l", "w-x1", "ipc://x1", 1))]
+
+
+def test_spares_that_die_are_given_up() -> None:
+    agent = Agent(spares=1)
+    for number in (1, 2, 3):
+        agent.forked(f"x{number}", number)
+        agent.exited(number, 1)
+        deadline = agent.core.next_deadline()
+        if deadline is not None:
+            agent.time(deadline)
+    assert not agent.core.workers
+    assert agent.start("l") == [ForkWorker("l", 0)]
+
+
+def _learn(agent: Agent, *names: str) -> list[Any]:
+    """Report imports and let the pause pass."""
+    agent.handle(WorkerSaid("l", ModulesImported(names)))
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    return agent.time(deadline)
+
+
+def test_what_workers_import_is_loaded_in_a_new_generation() -> None:
+    agent = Agent()
+    agent.running()
+    assert _learn(agent, "numpy") == [MakeGeneration(1, ("numpy",))]
+    # Until it is ready, the old one serves.
+    assert agent.start("m") == [ForkWorker("m", 0)]
+    assert agent.handle(GenerationReady(1, ("numpy",))) == []
+    assert agent.start("n") == [ForkWorker("n", 1)]
+    agent.handle(WorkerSaid("l", ModulesImported(("numpy",))))
+    assert _learn(agent, "pandas") == [MakeGeneration(2, ("numpy", "pandas"))]
+    assert agent.handle(GenerationReady(2, ("numpy", "pandas"))) == []
+    # The older one ends with its last worker; the first never does.
+    agent.forked("n", 9)
+    assert agent.exited(9)[-1] == EndGeneration(1)
+    agent.forked("m", 8)
+    assert len(agent.exited(8)) == 1
+
+
+def test_a_module_that_makes_a_generation_unfit_is_left_out() -> None:
+    agent = Agent()
+    agent.running()
+    assert _learn(agent, "good", "threads") == [MakeGeneration(1, ("good", "threads"))]
+    assert agent.handle(GenerationEnded(1, ("threads",))) == [MakeGeneration(2, ("good",))]
+    agent.handle(GenerationReady(2, ("good",)))
+    agent.handle(WorkerSaid("l", ModulesImported(("threads",))))
+    assert agent.core.next_deadline() is None
+
+
+def test_a_generation_that_hangs_is_given_up() -> None:
+    agent = Agent()
+    agent.running()
+    _learn(agent, "hangs")
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    assert agent.time(deadline) == [EndGeneration(1)]
+    assert agent.handle(GenerationReady(1, ("hangs",))) == [EndGeneration(1)]
+    assert agent.core.next_deadline() is None
+
+
+def test_spares_of_an_older_generation_are_replaced() -> None:
+    agent = _with_spare()
+    agent.start("l")
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    agent.time(deadline)
+    agent.forked("x2", 2)
+    agent.started("x2", 2)
+    agent.handle(WorkerSaid("x1", ModulesImported(("numpy",))))
+    deadline = agent.core.next_deadline()
+    assert deadline is not None
+    assert agent.time(deadline) == [MakeGeneration(1, ("numpy",))]
+    assert agent.handle(GenerationReady(1, ("numpy",))) == [ForkWorker("x3", 1), SignalWorker("x2", 2, 9)]
+
+
+def test_workers_die_with_their_generation() -> None:
+    agent = Agent()
+    agent.running()
+    [effect] = agent.handle(GenerationEnded(0))
+    assert effect.message.lease == "l"
+    assert "forked was killed" in effect.message.reason
+    assert agent.start("m") == [ForkWorker("m", 0)]
+
+
+@pytest.mark.parametrize(
+    ("code", "started", "text"),
+    [
+        (0, True, "the worker exited"),
+        (3, True, "the worker exited with code 3"),
+        (1, False, "the worker exited with code 1 before it was ready"),
+        (-64, True, "the worker was ended by signal 64"),
+    ],
+)
+def test_ends_in_words(code: int, started: bool, text: str) -> None:
+    assert describe_exit(code, started=started) == text
+    assert "300 MiB" in describe_exit(-9, started=True, peak_rss_bytes=300 * 2**20)

@@ -1,0 +1,37 @@
+"""How a generation of the zygote loads modules: behind the tasks that run meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROBE = "import decimal, os\ndecimal.getcontext().prec = 7\npriority = os.getpriority(os.PRIO_PROCESS, 0)\n"
+PROGRAM = """
+import decimal, os
+from distpool.node.zygote import _load_politely, _thread_count
+before = os.getpriority(os.PRIO_PROCESS, 0)
+print(_load_politely(("probe", "no_such_module")))
+import probe
+print(probe.priority > before, os.getpriority(os.PRIO_PROCESS, 0) == before, decimal.getcontext().prec, _thread_count())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere threads have no priorities of their own")
+def test_loading_gives_way_to_tasks(tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text(PROBE)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=root)
+    assert run.stdout.splitlines() == ["(('probe',), ('no_such_module',), None)", "True True 7 1"], run.stderr
+
+
+@pytest.mark.parametrize("module", ["numpy", "pyarrow", "pandas", "sklearn.ensemble"])
+def test_libraries_that_make_threads_can_be_loaded(module: str) -> None:
+    pytest.importorskip(module.partition(".")[0])
+    program = f"from distpool.node.zygote import _load_politely\nprint(_load_politely(({module!r},)))"
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=root)
+    assert run.stdout.strip() == f"(({module!r},), (), None)", run.stderr

@@ -1,0 +1,92 @@
+"""What a machine has, described by files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distpool.node import machine
+
+
+@pytest.fixture
+def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_affinity", lambda: 64)
+
+
+def _write(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 64),
+        ({"SLURM_CPUS_ON_NODE": "6"}, 6),
+        ({"SLURM_CPUS_ON_NODE": "6", "NSLOTS": "3"}, 6),
+        ({"NSLOTS": "3"}, 3),
+        ({"SLURM_CPUS_ON_NODE": "128"}, 64),
+        ({"SLURM_CPUS_ON_NODE": "many"}, 64),
+        ({"DISTPOOL_NUM_CPUS": "100"}, 100),
+        ({"DISTPOOL_NUM_CPUS": "0"}, 64),
+    ],
+)
+def test_cpus_of_a_batch_allocation(tmp_path: Path, environment: dict[str, str], count: int) -> None:
+    assert machine.cpu_count(environment, tmp_path) == count
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"sys/fs/cgroup/job/cpu.max": "150000 100000"}, 2),
+        ({"sys/fs/cgroup/job/cpu.max": "max 100000"}, 64),
+        ({"sys/fs/cgroup/job/cpu.max": "max 100000", "sys/fs/cgroup/cpu.max": "300000 100000"}, 3),
+        ({"sys/fs/cgroup/job/cpu.max": "1000 100000"}, 1),
+        ({"sys/fs/cgroup/cpu.max": "200000 100000"}, 2),
+    ],
+)
+def test_cpus_of_a_control_group(tmp_path: Path, files: dict[str, str], count: int) -> None:
+    root = _write(tmp_path, {"proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/cgroup.controllers": "", **files})
+    assert machine.cpu_count({}, root) == count
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_cpus_and_memory_of_version_1_groups(tmp_path: Path) -> None:
+    root = _write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n0::/docker/x\n",
+            # In a container the path is the host's, and the mount is the group itself.
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "1048576\n",
+        },
+    )
+    assert machine.cpu_count({}, root) == 3
+    assert machine.memory_size_bytes(root) == 1048576
+
+
+def test_no_quota_without_files(tmp_path: Path) -> None:
+    assert machine.cpu_count({}, tmp_path) == len(os.sched_getaffinity(0))
+    assert machine.memory_size_bytes(tmp_path) > 2**20
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 2),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, 1),
+    ],
+)
+def test_gpus(tmp_path: Path, environment: dict[str, str], count: int) -> None:
+    _write(tmp_path, {"dev/nvidia0": "", "dev/nvidia1": "", "dev/nvidiactl": ""})
+    assert machine.gpu_count(environment, tmp_path) == count

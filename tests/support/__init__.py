@@ -1,0 +1,1 @@
+"""What tests of several areas share: the watchdog, and the accounting of what a test leaves behind."""
