@@ -170,9 +170,11 @@ class Loop:
             timeout_s = remaining if timeout_s is None else min(timeout_s, remaining)
         self.serve(self._session.channel.receive(timeout_s, self._bell))
         self._sleeps_until = 0.0
+        # Before standing aside too: the bell that ended the wait may have rung for this work, and it rings once.
+        self._work_off()
         if self._leading.locked():
             self._stand_aside()
-        self._work_off()
+            self._work_off()
 
     def _retires(self) -> bool:
         """Whether there is nothing left to do; the thread must then end.

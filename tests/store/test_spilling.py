@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -69,8 +70,12 @@ class Node:
         return store
 
     def used_bytes(self) -> int:
-        entries = [entry for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
-        return sum(entry.stat().st_blocks * 512 for entry in entries)
+        total = 0
+        for entry in os.scandir(self.folder):
+            if not entry.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # spilled since the folder was read
+                    total += entry.stat().st_blocks * 512
+        return total
 
     def settle(self) -> None:
         """Until the agent has heard what was said."""
