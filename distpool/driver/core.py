@@ -132,7 +132,7 @@ class PoolCore:
         for group in touched.values():
             self._dealer.ask(group, effects)
             self._dealer.deal(group, now, effects)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def on_granted(self, worker: Worker, now: float, effects: Effects) -> None:
         """A worker is ours; its set-up is on its way to it, tasks may follow at once."""
@@ -147,7 +147,7 @@ class PoolCore:
             self._dealer.dismiss(group, worker, effects)
             self._dealer.ask(group, effects, shrink=True)
             return
-        worker.last_progress = worker.idle_since = now
+        worker.last_progress = now
         group.idle[worker.lease] = worker
         self._dealer.deal(group, now, effects)
         self._dealer.note_idle_worker(worker, now)
@@ -190,7 +190,7 @@ class PoolCore:
             known = group.task_s
             group.task_s = each if not known else 0.3 * known + 0.7 * each
         self._dealer.after_answer(group, worker, now, effects)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def on_retracted(self, lease: str, attempts: list[int], now: float, effects: Effects) -> None:
         """A worker gave these attempts back without having started them."""
@@ -234,7 +234,7 @@ class PoolCore:
         group.demand = 0
         while group.ready:
             self._fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def on_reclaim(self, now: float, effects: Effects) -> None:
         """Others wait for workers: give back those that are idle, and for a while those that become idle."""
@@ -253,14 +253,14 @@ class PoolCore:
     def on_killed(self, task: Task, now: float, effects: Effects) -> None:
         """A task is to end now, wherever it is."""
         self._stop_task(task, Failure(FailureKind.KILLED), now, effects)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def on_closed(self, now: float, effects: Effects) -> None:
         """No more tasks will come; workers leave when the last one is done."""
         self.closing = True
         # Those that leave from now on are replaced only if there is work for them.
         self._dealer.eager = False
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def on_broken(self, failure: Failure, now: float, effects: Effects) -> None:
         """The pool is over: every task fails, every worker ends."""
@@ -296,7 +296,7 @@ class PoolCore:
                 if lease in group.idle and not group.ready:
                     self._dealer.dismiss(group, worker, effects)
                     self._dealer.ask(group, effects, shrink=True)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def top_up(self, now: float, effects: Effects) -> None:
         """Fill every worker's window (the shell calls this when many tasks have gathered)."""
@@ -363,7 +363,7 @@ class PoolCore:
         if self.broken is None:
             self._dealer.ask(group, effects)
             self._dealer.deal(group, now, effects)
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def _count_failed_start(self, exit: WorkerExit, effects: Effects) -> None:
         self._failed_starts += 1
@@ -393,7 +393,7 @@ class PoolCore:
                 effects.demand.append((group.shape, 0))
         # Not merely counted down: an interrupt in the middle of a handler may have lost count, and this is the way out.
         self.outstanding = 0
-        self._note_idle(effects)
+        self._dismiss_when_done(effects)
 
     def _unsettled(self, group: Group) -> Iterator[Task]:
         for worker in group.workers.values():
@@ -402,11 +402,8 @@ class PoolCore:
             if not task.withdrawn:
                 yield task
 
-    def _note_idle(self, effects: Effects) -> None:
-        if self.outstanding:
-            return
-        effects.idle = True
-        if not self.closing:
+    def _dismiss_when_done(self, effects: Effects) -> None:
+        if self.outstanding or not self.closing:
             return
         for group in self._dealer.groups.values():
             for worker in list(group.workers.values()):

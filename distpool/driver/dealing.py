@@ -153,7 +153,6 @@ class Dealer:
         if self.max_tasks and worker.tasks_given >= self.max_tasks:
             self.dismiss(group, worker, effects)
             return
-        worker.idle_since = now
         if group.ready and self.give(group, worker, now, effects):
             return
         if now < self.generous_until and not group.ready:

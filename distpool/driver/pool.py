@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from typing import TYPE_CHECKING, Any
 
 from distpool import errors
@@ -31,11 +31,11 @@ from distpool.driver.interrupts import shield
 from distpool.driver.outcome import PackedOutcome, broken_error, exception_of
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.spec import PoolSpec
-from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
+from distpool.driver.state import Effects, Failure, FailureKind, WorkerExit
 from distpool.driver.task import Task
+from distpool.driver.workforce import Workforce
 from distpool.options import DEFAULT, TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker, scheduler_to_driver, worker_to_driver
-from distpool.wire.channel import PeerUnreachable
 from distpool.wire.driver_to_worker import CHUNK, READONLY
 from distpool.wire.resources import Shape
 
@@ -50,8 +50,6 @@ _DEFAULT_SHAPE = Shape()
 _NO_KEYWORDS: dict[str, Any] = {}
 #: When so many tasks have gathered in the inbox, the submitting thread looks whether workers have room for them.
 _GATHER = 32
-#: How long ``processes`` waits for workers that have been asked for.
-_START_S = 10.0
 _monotonic = time.monotonic
 _encode = codec.encode
 
@@ -70,13 +68,10 @@ class WorkerPool:
         self.owned = owned
         self._session = session
         self._lock = session.lock
-        self._came = threading.Condition(session.lock)
         self._store = session.store
         self._inbox: deque[Task] = deque()
         self._waiting: set[Task] = set()
-        self._processes: dict[int, WorkerProcess] = {}
-        self._by_lease: dict[str, WorkerProcess] = {}
-        self._functions_sent: dict[str, set[int]] = {}
+        self._workforce = Workforce(self, session)
         self._ended = threading.Event()
         self._hungry = True
         self._closing = False
@@ -293,15 +288,7 @@ class WorkerPool:
 
     def processes(self) -> dict[int, WorkerProcess]:
         """The live workers by process id; those that have been asked for are waited for."""
-        deadline = _monotonic() + _START_S
-        with self._came:
-            while len(self._processes) < self._core.demanded and self.broken is None and _monotonic() < deadline:
-                self._came.wait(deadline - _monotonic())
-            return dict(self._processes)
-
-    def unpack(self, value: Any, owner: Any) -> Any:
-        """Open a stored value in this process."""
-        return self._store.unpack(value, owner=owner)
+        return self._workforce.processes(lambda: self._core.demanded if self.broken is None else 0)
 
     def wait_for(self, future: DistFuture[Any], timeout: float | None) -> None:
         """Block until ``future`` is done.
@@ -352,32 +339,19 @@ class WorkerPool:
 
     def on_granted(self, grant: scheduler_to_driver.LeaseGranted, now: float, effects: Effects) -> None:
         """A lease was granted: dial the worker and make it look like this program."""
-        if grant.lease in self._by_lease:
-            return  # a scheduler that lost its memory confirms what we told it
-        peer = grant.worker.encode()
-        worker = Worker(grant.lease, peer, grant.shape, grant.node, grant.pid, grant.ordinal)
-        self._session.channel.connect(grant.endpoint, peer)
-        self._session.send(peer, self._setup.for_worker(grant))
-        process = WorkerProcess(self, worker, f"{self.spec.process_name}-{grant.ordinal}", self.spec.daemon)
-        self._processes[grant.pid] = process
-        self._by_lease[grant.lease] = process
-        self._came.notify_all()
-        self._functions_sent[grant.lease] = set()
-        self._core.on_granted(worker, now, effects)
+        worker = self._workforce.admit(grant, self._setup)
+        if worker is not None:
+            self._core.on_granted(worker, now, effects)
 
     def on_ended(self, ended: scheduler_to_driver.LeaseEnded, now: float, effects: Effects) -> None:
         """A lease ended, or never began."""
         exit = WorkerExit(
             ended.pid, ended.exit_code, ended.reason, ended.stderr_tail, ended.peak_rss_bytes, self._session.node_name
         )
-        process = self._by_lease.pop(ended.lease, None)
-        if process is None:
+        if self._workforce.dismiss(ended.lease, ended.exit_code):
+            self._core.on_ended(ended.lease, exit, now, effects)
+        else:
             self._core.on_start_failed(ended.shape, exit, now, effects)
-            return
-        self._processes.pop(process.pid, None)
-        process.note_exit(ended.exit_code)
-        self._functions_sent.pop(ended.lease, None)
-        self._core.on_ended(ended.lease, exit, now, effects)
 
     def on_infeasible(self, message: scheduler_to_driver.DemandInfeasible, now: float, effects: Effects) -> None:
         """No node can run a worker of this shape."""
@@ -390,11 +364,9 @@ class WorkerPool:
     def on_node_lost(self, failure: Failure, now: float, effects: Effects) -> None:
         """The node ended, and with it every worker."""
         self._core.on_broken(failure, now, effects)
-        for lease, process in list(self._by_lease.items()):
-            exit = WorkerExit(process.pid, -signal.SIGKILL, "its node ended")
-            del self._by_lease[lease]
-            self._processes.pop(process.pid, None)
-            process.note_exit(exit.exit_code)
+        for lease, pid in self._workforce.leases():
+            exit = WorkerExit(pid, -signal.SIGKILL, "its node ended")
+            self._workforce.dismiss(lease, exit.exit_code)
             self._core.on_ended(lease, exit, now, effects)
 
     def on_time(self, now: float, effects: Effects) -> None:
@@ -468,7 +440,7 @@ class WorkerPool:
         for task in effects.requeued:
             task.future._state = PENDING
         for worker, tasks in effects.send:
-            self._send(worker, tasks)
+            self._workforce.send(worker, tasks)
         for worker, attempts in effects.retract:
             session.send(worker.peer, driver_to_worker.Retract(attempts))
         for worker, attempt in effects.interrupt:
@@ -479,7 +451,7 @@ class WorkerPool:
             session.tell_scheduler(driver_to_scheduler.ReturnLease(worker.lease, grace_s, terminate))
         if effects.broken is not None:
             self.broken = broken_error(effects.broken, self.spec.label, self.spec.strict)
-            self._came.notify_all()
+            self._workforce.changed.notify_all()
         for result in effects.late:
             if result.objects:
                 self._store.adopt(_value_of(result))  # and let go of it at once: that frees it
@@ -492,22 +464,6 @@ class WorkerPool:
             task.keep = None
             settled.append((task.future, None, exception_of(task, failure, self.spec.label, self.spec.strict)))
         return settled
-
-    def _send(self, worker: Worker, tasks: list[Task]) -> None:
-        sent = self._functions_sent[worker.lease]
-        functions = []
-        messages = []
-        for task in tasks:
-            task.future._state = RUNNING
-            entry = task.function
-            if entry.number and entry.number not in sent:
-                sent.add(entry.number)
-                functions.append(driver_to_worker.Function(entry.number, entry.value.payload, entry.value.objects))
-            messages.append(task.message)
-        try:
-            self._session.channel.send(worker.peer, (_encode(driver_to_worker.RunTasks(messages, functions)),))
-        except PeerUnreachable:
-            pass  # word of its end is on the way, and the core then sends them elsewhere
 
     # -- tasks that wait for other tasks ------------------------------------------------------------------------
 

@@ -63,7 +63,6 @@ class Worker(msgspec.Struct, eq=False):
     exclusive: bool = False
     retracting: bool = False
     last_progress: float = 0.0
-    idle_since: float = 0.0
     exit: WorkerExit | None = None
 
 
@@ -83,8 +82,6 @@ class Effects(msgspec.Struct, eq=False):
     late: list[Result] = msgspec.field(default_factory=list)
     """Answers that nobody waits for any more."""
     broken: Failure | None = None
-    idle: bool = False
-    """No task is left in the pool."""
 
 
 class Group(msgspec.Struct, eq=False):

@@ -1,0 +1,93 @@
+"""The workers that a pool has been granted: dialling them, sending them tasks, and their processes.
+
+Called under the session's lock, but for ``processes``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures._base import RUNNING
+from typing import TYPE_CHECKING, Any
+
+from distpool.driver.processes import WorkerProcess
+from distpool.driver.state import Worker
+from distpool.driver.task import Task
+from distpool.wire import codec, driver_to_worker, scheduler_to_driver
+from distpool.wire.channel import PeerUnreachable
+
+if TYPE_CHECKING:
+    from distpool.driver.pool import WorkerPool
+    from distpool.driver.session import Session
+
+#: How long ``processes`` waits for workers that have been asked for.
+_START_S = 10.0
+_encode = codec.encode
+
+
+class Workforce:
+    """See the module's description.
+
+    :ivar changed: notified when a worker came, or when none will come any more.
+    """
+
+    def __init__(self, pool: WorkerPool, session: Session) -> None:
+        self._pool = pool
+        self._session = session
+        self.changed = threading.Condition(session.lock)
+        self._by_lease: dict[str, WorkerProcess] = {}
+        self._functions_sent: dict[str, set[int]] = {}
+
+    def processes(self, wanted: Callable[[], int]) -> dict[int, WorkerProcess]:
+        """The live ones by process id, once there are as many as ``wanted()`` says (or a while has passed)."""
+        deadline = time.monotonic() + _START_S
+        with self.changed:
+            self.changed.wait_for(lambda: len(self._by_lease) >= wanted(), deadline - time.monotonic())
+            return {process.pid: process for process in self._by_lease.values()}
+
+    def leases(self) -> list[tuple[str, int]]:
+        """Lease and process id of each."""
+        return [(lease, process.pid) for lease, process in self._by_lease.items()]
+
+    def admit(self, grant: scheduler_to_driver.LeaseGranted, setup: Any) -> Worker | None:
+        """Dial a worker and make it look like this program; None when it is known already: a scheduler that lost its
+        memory confirms what we told it."""
+        if grant.lease in self._by_lease:
+            return None
+        peer = grant.worker.encode()
+        worker = Worker(grant.lease, peer, grant.shape, grant.node, grant.pid, grant.ordinal)
+        self._session.channel.connect(grant.endpoint, peer)
+        self._session.send(peer, setup.for_worker(grant))
+        spec = self._pool.spec
+        process = WorkerProcess(self._pool, worker, f"{spec.process_name}-{grant.ordinal}", spec.daemon)
+        self._by_lease[grant.lease] = process
+        self._functions_sent[grant.lease] = set()
+        self.changed.notify_all()
+        return worker
+
+    def dismiss(self, lease: str, exit_code: int) -> bool:
+        """A worker ended; False when it was never here."""
+        process = self._by_lease.pop(lease, None)
+        if process is None:
+            return False
+        self._functions_sent.pop(lease, None)
+        process.note_exit(exit_code)
+        return True
+
+    def send(self, worker: Worker, tasks: list[Task]) -> None:
+        """Send tasks, with the functions that the worker has not been sent yet."""
+        sent = self._functions_sent[worker.lease]
+        functions = []
+        messages = []
+        for task in tasks:
+            task.future._state = RUNNING
+            entry = task.function
+            if entry.number and entry.number not in sent:
+                sent.add(entry.number)
+                functions.append(driver_to_worker.Function(entry.number, entry.value.payload, entry.value.objects))
+            messages.append(task.message)
+        try:
+            self._session.channel.send(worker.peer, (_encode(driver_to_worker.RunTasks(messages, functions)),))
+        except PeerUnreachable:
+            pass  # word of its end is on the way, and the core then sends them elsewhere
