@@ -79,15 +79,26 @@ _HOMES = {
 _SUBMODULES = frozenset({"errors", "futures", "joblib", "multiprocessing"})
 
 
-def init(address: str | None = None) -> None:
+def init(address: str | None = None, *, store_bytes: float | None = None, spill_uri: str | None = None) -> None:
     """Start now what otherwise starts with the first call: attach to a cluster, or start this program's private node.
 
     :param address: the cluster's scheduler; default: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
-    :raises ConnectError: when the scheduler cannot be reached, or refuses.
+    :param store_bytes: shared memory that values may take on the private node; over it, those that nobody looks at move
+        to disk.  Default: ``DISTPOOL_STORE_BYTES`` if set, otherwise 30 % of memory.  Never more than the file system
+        behind shared memory can give.
+    :param spill_uri: where they move to: an existing folder of this machine (``"/big/disk"``), or a URI for
+        ``pyarrow.fs`` (``"s3://bucket/path"``).  Default: ``DISTPOOL_SPILL_URI`` if set, otherwise the temporary
+        folder.
+    :raises ConnectError: when the scheduler cannot be reached, or refuses, or the private node cannot be started.
+    :raises RuntimeError: when settings of the store are given and distpool has been started in this program before.
+    :raises ValueError: when they are wrong, or are given for a cluster, whose nodes have their own.
     """
-    from distpool.driver.session import current_session
+    from distpool.driver.session import begin_session, current_session
 
-    current_session(address)
+    if store_bytes is None and spill_uri is None:
+        current_session(address)
+    else:
+        begin_session(address, store_bytes, spill_uri)
 
 
 def shutdown() -> None:

@@ -34,6 +34,7 @@ from distpool.wire.driver_to_worker import ReleaseObjects
 
 if TYPE_CHECKING:
     from distpool.driver.future import DistFuture
+    from distpool.store.settings import StoreSettings
 
 _SCHEDULER = b"s"
 #: How long a scheduler may take to answer.
@@ -44,16 +45,18 @@ class Session:
     """See the module's description.
 
     :param endpoint: the scheduler's, or None to start a private node.
+    :param store_settings: of the private node's object store; None: as the environment says.
     :raises ConnectError: when no scheduler answers, or it refuses.
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, store_settings: StoreSettings | None = None) -> None:
         from distpool.worker import context as worker_context
 
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.routing_id = b"d-" + secrets.token_hex(6).encode()
         self.worker = worker_context.current()
+        self.store_settings = store_settings
         self.node = None
         store_folder = ""
         if self.worker is not None and endpoint is None:
@@ -62,7 +65,7 @@ class Session:
         if endpoint is None:
             from distpool.node.launch import start_private_node
 
-            self.node = start_private_node(wait=False)
+            self.node = start_private_node(wait=False, store_settings=store_settings)
             endpoint = self.node.endpoint
             store_folder = self.node.store_folder
         # What this process imports, it imports while the node starts.
@@ -387,10 +390,11 @@ _current_lock = threading.Lock()
 _foreign: list[Session] = []
 
 
-def current_session(address: str | None = None) -> Session:
+def current_session(address: str | None = None, store_settings: StoreSettings | None = None) -> Session:
     """This process's session, made at the first call.
 
     :param address: the scheduler to attach to; None: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :param store_settings: see ``Session``; only looked at when a session is made.
     :raises ConnectError: when the scheduler cannot be reached.
     """
     global _current
@@ -400,10 +404,29 @@ def current_session(address: str | None = None) -> Session:
         session = _current
         if session is not None and session.pid == os.getpid() and session.has_lost_node():
             session.close()
+            store_settings = store_settings or session.store_settings
         if session is None or session.closed or session.pid != os.getpid():
             ending.install(close_current)
-            session = _current = Session(address or os.environ.get("DISTPOOL_ADDRESS") or None)
+            session = _current = Session(address or os.environ.get("DISTPOOL_ADDRESS") or None, store_settings)
         return session
+
+
+def begin_session(address: str | None, store_bytes: float | None, spill_uri: str | None) -> Session:
+    """This process's session, with a private node whose store has these settings (errors: see ``distpool.init``)."""
+    from distpool.store.settings import StoreSettings
+    from distpool.worker import context as worker_context
+
+    if address or os.environ.get("DISTPOOL_ADDRESS") or worker_context.current() is not None:
+        raise ValueError(
+            "store_bytes and spill_uri are for a program's private node; a cluster's nodes are told when they start"
+        )
+    settings = StoreSettings.make(store_bytes, spill_uri)
+    if existing_session() is not None:
+        raise RuntimeError(
+            "distpool has been started in this program already, perhaps by a call before init(); give store_bytes and "
+            "spill_uri before the first call, or after shutdown()"
+        )
+    return current_session(None, settings)
 
 
 def close_current() -> None:

@@ -1,9 +1,10 @@
-"""The folders of a private node: sockets in one, the object store's segments in the other; and the janitor.
+"""The folders of a private node: sockets in one, the object store's segments in another; and the janitor.
 
-Both are named ``distpool-<user id>-<random>`` and hold a file that the node locks for as long as it lives.  Folders
-whose lock nobody holds belong to the dead, and any later node of the same user removes them.  A lock is the kernel's
-own word on whether somebody lives: unlike a process id it is not used again, and it means the same in another
-process-id namespace (containers that share a temporary folder).
+A third one is on the disk to which segments are spilled, if the user named one.  All are named
+``distpool-<user id>-<random>`` and hold a file that the node locks for as long as it lives.  Folders whose lock nobody
+holds belong to the dead, and any later node of the same user removes them.  A lock is the kernel's own word on whether
+somebody lives: unlike a process id it is not used again, and it means the same in another process-id namespace
+(containers that share a temporary folder).
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ class Folders:
 
     :ivar root: holds the sockets.
     :ivar store: holds the segments; in shared memory where the system has it.
+    :ivar spill: holds segments that were moved to disk; made when first needed, unless it lies outside of ``root``.
     """
 
-    def __init__(self, root: str, store: str) -> None:
+    def __init__(self, root: str, store: str, spill: str) -> None:
         self.root = root
         self.store = store
+        self.spill = spill
         self._locks: list[int] = []
 
     @classmethod
-    def create(cls) -> Folders:
+    def create(cls, spill_parent: str = "") -> Folders:
         """Make new ones, held by this process.
 
+        :param spill_parent: where to spill to; empty: below the folder with the sockets.
         :raises ConnectError: when there is no place for them.
         """
         name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
@@ -53,13 +57,19 @@ class Folders:
         except ConnectError:
             store = os.path.join(root, "store")
             os.mkdir(store, 0o700)
-        folders = cls(root, store)
-        folders.hold()
+        folders = cls(root, store, os.path.join(root, "spill"))
+        try:
+            if spill_parent:
+                folders.spill = _make_first([spill_parent], name)
+            folders.hold()
+        except BaseException:
+            folders.remove()
+            raise
         return folders
 
     def hold(self) -> None:
         """Lock them; also when another process, which is about to let go, holds them too."""
-        for folder in (self.root, self.store):
+        for folder in self._all():
             fd = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._locks.append(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -71,16 +81,20 @@ class Folders:
 
     def remove(self) -> None:
         """Remove them with all they hold; fine when they are gone."""
-        remove_tree(self.store)
-        remove_tree(self.root)
+        for folder in reversed(self._all()):
+            remove_tree(folder)
         self.let_go()
 
+    def _all(self) -> list[str]:
+        inside = os.path.join(self.root, "")
+        return [self.root, self.store, *([] if self.spill.startswith(inside) else [self.spill])]
 
-def sweep() -> list[str]:
-    """Remove what dead nodes of this user left behind; returns the folders removed."""
+
+def sweep(spill_parent: str = "") -> list[str]:
+    """Remove what dead nodes of this user left behind, also where this one spills to; returns the folders removed."""
     prefix = f"distpool-{os.getuid()}-"
     removed = []
-    for parent in {*_temporary_folders(), _SHARED_MEMORY}:
+    for parent in {*_temporary_folders(), _SHARED_MEMORY, *filter(None, [spill_parent])}:
         try:
             names = [name for name in os.listdir(parent) if name.startswith(prefix)]
         except OSError:

@@ -18,6 +18,7 @@ import msgspec
 
 from distpool.errors import ConnectError
 from distpool.node.folders import Folders
+from distpool.store.settings import StoreSettings
 
 #: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
 START_TIMEOUT_S = 60.0
@@ -33,16 +34,19 @@ class NodeConfig(msgspec.Struct, frozen=True):
     :param import_path: folders of installed packages that the driver can import from.
     :param spares: how many spare workers to keep; None: as many as is good for the machine.
     :param worker_module: what workers run; differs in tests only.
+    :param store_settings: of its object store.
     """
 
     node: str
     root: str
     store: str
+    spill: str
     driver_pid: int
     import_path: list[str]
     spares: int | None = None
     preload: bool = True
     worker_module: str = "distpool.worker.main"
+    store_settings: StoreSettings = StoreSettings()
 
 
 class PrivateNode:
@@ -180,24 +184,30 @@ def start_private_node(
     preload: bool = True,
     worker_module: str = "distpool.worker.main",
     import_path: list[str] | None = None,
+    store_settings: StoreSettings | None = None,
 ) -> PrivateNode:
     """Start scheduler and agent for this program alone.
 
     :param wait: return when it is ready; otherwise at once, and ``wait_ready`` must be called.
+    :param store_settings: of its object store; None: as the environment says.
     :raises ConnectError: when it cannot be started.
     """
-    folders = Folders.create()
+    if store_settings is None:
+        store_settings = StoreSettings.make()
+    folders = Folders.create(store_settings.spill_folder)
     if spares is None and os.environ.get("DISTPOOL_SPARE_WORKERS", "").isdigit():
         spares = int(os.environ["DISTPOOL_SPARE_WORKERS"])
     config = NodeConfig(
         node=os.path.basename(folders.root).rpartition("-")[2],
         root=folders.root,
         store=folders.store,
+        spill=folders.spill,
         driver_pid=os.getpid(),
         import_path=installed_packages() if import_path is None else import_path,
         spares=spares,
         preload=preload,
         worker_module=worker_module,
+        store_settings=store_settings,
     )
     life_read = life_write = status_read = status_write = -1
     try:

@@ -58,7 +58,7 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
     from distpool.node.folders import Folders, sweep
     from distpool.node.loop import Loop
 
-    folders = Folders(config.root, config.store)
+    folders = Folders(config.root, config.store, config.spill)
     folders.hold()
     # Should this process be killed while workers run, the kernel closes the sockets and kills the zygotes.
     loop = Loop()
@@ -73,7 +73,7 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
             raise RuntimeError(f"the process from which workers are forked cannot start:\n{agent.zygotes.broken}")
         if loop.running:
             os.write(_STATUS, READY)
-            sweep()
+            sweep(config.store_settings.spill_folder)
             loop.run()
         agent.close()
         agent.channel.close()
@@ -87,7 +87,7 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
     from distpool.node.core import AgentCore
     from distpool.scheduler.core import SchedulerCore
     from distpool.scheduler.server import Server
-    from distpool.store.service import StoreService, default_budget_bytes
+    from distpool.store.service import StoreService
     from distpool.version import __version__
     from distpool.wire.agent_to_scheduler import AgentHello
     from distpool.wire.resources import Shape
@@ -115,11 +115,17 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
         lambda: _start_zygote(config),
         lambda message: server.on_agent_said(config.node, message),
     )
-    budget_bytes = default_budget_bytes(Path(config.store), int(capacity.memory_bytes))
-    store_folder, spill_folder = Path(config.store), Path(config.root, "spill")
+    settings = config.store_settings
     agent.add_service(
         StoreService(
-            loop, agent_channel, config.node, agent_endpoint(config.root), store_folder, spill_folder, budget_bytes
+            loop,
+            agent_channel,
+            config.node,
+            agent_endpoint(config.root),
+            Path(config.store),
+            Path(config.spill),
+            settings.budget_bytes(Path(config.store), int(capacity.memory_bytes)),
+            settings.spill_uri,
         )
     )
     server.add_local_agent(config.node, agent.on_scheduler_said)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import msgspec
 
 from distpool.store import core
-from distpool.store.segments import free_bytes
 from distpool.store.spill import NodeFacts
 from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says
@@ -22,8 +21,6 @@ from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.codec import encode
 
 _decode = msgspec.msgpack.Decoder(client_says.Message).decode
-#: Share of the machine's memory that objects may take by default, and of the file system that holds them at most.
-_MEMORY_SHARE, _FILE_SYSTEM_SHARE = 0.3, 0.9
 _FREE_BYTES = 16 << 20
 #: How long a client may take to describe what it has.
 _DESCRIBE_WITHIN_S = 2.0
@@ -33,27 +30,12 @@ class _Loop(Protocol):
     def add_timer(self, deadline: Callable[[], float | None], on_time: Callable[[float], None]) -> None: ...
 
 
-def default_budget_bytes(folder: Path, memory_bytes: int) -> int:
-    """``DISTPOOL_STORE_BYTES``, or 30 % of the memory; never more than the folder's file system can give.
-
-    :raises ValueError: when the variable is no number of bytes.
-    """
-    room = int(free_bytes(folder) * _FILE_SYSTEM_SHARE)
-    wanted = os.environ.get("DISTPOOL_STORE_BYTES", "")
-    if wanted:
-        try:
-            return max(1, min(int(float(wanted)), room))
-        except (ValueError, OverflowError):
-            raise ValueError(f"DISTPOOL_STORE_BYTES must be a number of bytes, not {wanted!r}") from None
-    return min(int(memory_bytes * _MEMORY_SHARE), room)
-
-
 class StoreService:
     """See the module's description.
 
     :param folder: the node's store folder.
     :param spill_folder: where segments are spilled to on this machine.
-    :param spill_uri: a ``pyarrow.fs`` URI to move them on to; default ``DISTPOOL_SPILL_URI``.
+    :param spill_uri: a ``pyarrow.fs`` URI to move them on to; empty: none.
     """
 
     def __init__(
@@ -65,19 +47,16 @@ class StoreService:
         folder: Path,
         spill_folder: Path,
         budget_bytes: int,
-        spill_uri: str | None = None,
+        spill_uri: str = "",
     ) -> None:
         self._channel = channel
         self._folder = folder
         self._core = core.StoreCore(budget_bytes)
         self._descriptions: list[_Description] = []
-        uri = os.environ.get("DISTPOOL_SPILL_URI", "") if spill_uri is None else spill_uri
-        if uri.startswith("file://"):
-            spill_folder, uri = Path(uri[len("file://") :]) / f"distpool-{os.getuid()}-{node}", ""
         self._spill_folder = spill_folder
         free = min(_FREE_BYTES, budget_bytes // 16)
         NodeFacts(
-            f"a-{node}", endpoint, budget_bytes, free, str(spill_folder), uri and f"{uri.rstrip('/')}/{node}"
+            f"a-{node}", endpoint, budget_bytes, free, str(spill_folder), spill_uri and f"{spill_uri}/{node}"
         ).write(folder)
         loop.add_timer(self._next_deadline, self._on_time)
 

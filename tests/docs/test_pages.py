@@ -36,6 +36,7 @@ def test_no_page_is_an_orphan() -> None:
             continue
         reached.add(page)
         todo += [page.parent / target for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
+    reached |= {page.resolve() for page in (DOCS / "changelog.d").glob("*.md")}
     assert {page.resolve() for page in DOCS.rglob("*.md")} - reached - {(DOCS / "index.md").resolve()} == set()
 
 

@@ -47,7 +47,7 @@ def test_the_janitor_removes_what_the_dead_left_and_nothing_else() -> None:
 
 def test_a_lock_outlives_one_of_two_holders() -> None:
     driver = Folders.create()
-    node = Folders(driver.root, driver.store)
+    node = Folders(driver.root, driver.store, driver.spill)
     node.hold()
     driver.let_go()
     assert driver.root not in sweep()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import shutil
@@ -19,7 +20,8 @@ from distpool.errors import ObjectLostError, ObjectStoreFullError
 from distpool.node.loop import Loop
 from distpool.store import core
 from distpool.store.client import ObjectStore
-from distpool.store.service import StoreService, default_budget_bytes
+from distpool.store.service import StoreService
+from distpool.store.settings import StoreSettings
 from distpool.wire.channel import Channel
 
 MB = 1 << 20
@@ -393,11 +395,35 @@ def test_contents(node):
     del stored
 
 
-def test_the_budget(tmp_path, monkeypatch):
+def test_settings(tmp_path, monkeypatch):
     monkeypatch.delenv("DISTPOOL_STORE_BYTES", raising=False)
-    assert default_budget_bytes(tmp_path, 100 * MB) == 30 * MB
+    monkeypatch.delenv("DISTPOOL_SPILL_URI", raising=False)
+    assert StoreSettings.make() == StoreSettings()
+    assert StoreSettings.make().budget_bytes(tmp_path, 100 * MB) == 30 * MB
+    assert StoreSettings.make(1 << 61).budget_bytes(tmp_path, 100 * MB) < shutil.disk_usage(tmp_path).total
     monkeypatch.setenv("DISTPOOL_STORE_BYTES", "1e6")
-    assert default_budget_bytes(tmp_path, 100 * MB) == 1_000_000
+    assert StoreSettings.make().budget_bytes(tmp_path, 100 * MB) == 1_000_000
+    assert StoreSettings.make(2e6).store_bytes == 2_000_000
     monkeypatch.setenv("DISTPOOL_STORE_BYTES", "many")
     with pytest.raises(ValueError, match="DISTPOOL_STORE_BYTES must be a number of bytes, not 'many'"):
-        default_budget_bytes(tmp_path, 100 * MB)
+        StoreSettings.make()
+    for wrong in (0, -1, float("nan"), float("inf"), "1e6"):
+        with pytest.raises(ValueError, match="store_bytes must be a number of bytes, at least 1"):
+            StoreSettings.make(wrong)
+
+
+def test_places_to_spill_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTPOOL_STORE_BYTES", "1e6")
+    monkeypatch.setenv("DISTPOOL_SPILL_URI", tmp_path.as_uri())
+    assert StoreSettings.make().spill_folder == str(tmp_path)
+    assert StoreSettings.make(spill_uri=str(tmp_path)).spill_folder == str(tmp_path)
+    with pytest.raises(ValueError, match="no folder that this user can write to; make it first"):
+        StoreSettings.make(spill_uri=f"{tmp_path}/nowhere")
+    with pytest.raises(ValueError, match="must be a URI such as 'file:///big/disk'"):
+        StoreSettings.make(spill_uri="bucket/path")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"spill_uri is s3://bucket/path, .* pip install pyarrow") as caught:
+        StoreSettings.make(spill_uri="s3://key:secret@bucket/path?token=secret")
+    assert "secret" not in str(caught.value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert StoreSettings.make(spill_uri="gs://bucket/path/").spill_uri == "gs://bucket/path"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
+from tests.support.resources import settle
+
 STREAM = """
 import os, sys
 import numpy as np
@@ -33,6 +38,71 @@ print(i + 1, most <= 64e6)
 def test_a_stream_larger_than_the_budget(run_script, monkeypatch):
     monkeypatch.setenv("DISTPOOL_STORE_BYTES", "64e6")
     assert run_script(STREAM).split() == ["60", "True"]
+
+
+SETTINGS = """
+import os, sys
+import numpy as np
+import distpool
+
+def make(i):
+    return np.full(1 << 20, i, float)
+
+folder = sys.argv[1]
+distpool.init(store_bytes=40e6, spill_uri=folder)
+try:
+    distpool.init(store_bytes=1e6)
+except RuntimeError as error:
+    assert "before the first call, or after shutdown()" in str(error)
+kept = [distpool.put(make(i)) for i in range(10)]
+report = distpool.memory()
+assert report.budget_bytes == 40_000_000, report
+assert {found.where for found in report.objects} == {"memory", "disk"}, report
+[ours] = os.listdir(folder)
+assert os.stat(os.path.join(folder, ours)).st_mode & 0o777 == 0o700
+for name in os.listdir(os.path.join(folder, ours)):
+    assert os.stat(os.path.join(folder, ours, name)).st_mode & 0o777 == 0o600, name
+with distpool.DistExecutor(1) as executor:
+    assert [int(executor.submit(lambda a: a[5], ref).result()) for ref in kept] == list(range(10))
+if "die" in sys.argv:
+    os.kill(os.getpid(), 9)
+distpool.shutdown()
+assert os.listdir(folder) == []
+for address, name, value in ("127.0.0.1:1", "store_bytes", 1e6), (None, "spill_uri", "/nowhere"):
+    try:
+        distpool.init(address, **{name: value})
+    except ValueError as error:
+        print(type(error).__name__)
+distpool.init(store_bytes=30e6)
+print(distpool.memory().budget_bytes)
+"""
+
+
+def test_settings_given_to_init(run_script, tmp_path):
+    folder = tmp_path / "big"
+    folder.mkdir()
+    assert run_script(SETTINGS, str(folder)).split() == ["ValueError", "ValueError", "30000000"]
+
+
+def test_a_killed_program_leaves_nothing_where_it_spilled_to(run_script, tmp_path):
+    folder = tmp_path / "big"
+    folder.mkdir()
+    run_script(SETTINGS, str(folder), "die", status=-9)
+    # The node sees the end of its program, and tidies up.
+    assert settle(lambda: os.listdir(folder), 20) == []
+
+
+def test_what_a_power_cut_left_is_swept_by_the_next_program(run_script, tmp_path):
+    folder = tmp_path / "big"
+    (dead := folder / f"distpool-{os.getuid()}-00000001").mkdir(parents=True)
+    (dead / ".owner").touch()
+    (dead / "w-1.1").write_bytes(b"x" * 1000)
+    (foreign := folder / "something").mkdir()
+    (living := folder / f"distpool-{os.getuid()}-00000002").mkdir()
+    with open(living / ".owner", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        run_script("import distpool, sys; distpool.init(spill_uri=sys.argv[1]); distpool.shutdown()", str(folder))
+        assert sorted(os.listdir(folder)) == sorted([foreign.name, living.name])
 
 
 REFERENCES = """
