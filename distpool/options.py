@@ -15,6 +15,9 @@ from typing import Any
 
 from distpool.wire.resources import Shape
 
+#: Where workers go: over the nodes as evenly as possible, or on as few as possible.
+STRATEGIES = ("spread", "pack")
+
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
@@ -23,9 +26,10 @@ class TaskOptions:
     :param timeout_s: how long it may run before it is stopped and its future gets ``TaskTimeoutError``.
     :param max_retries: how often it runs again when its worker dies (0: at most once).
     :param num_cpus: how many of the pool's slots it takes.
-    :param num_gpus: GPUs it needs.
+    :param num_gpus: GPUs it needs: a fraction of one, or whole ones; its worker sees these and no others.
     :param resources: custom resources it needs, by name.
-    :param memory_bytes: memory it needs.
+    :param memory_bytes: memory it needs, of what the node has.
+    :param strategy: ``"spread"`` over the nodes, or ``"pack"`` on as few as possible.
     :param readonly: hand out stored arrays as read-only views.
     """
 
@@ -35,6 +39,7 @@ class TaskOptions:
     num_gpus: float | None = None
     resources: tuple[tuple[str, float], ...] | None = None
     memory_bytes: int | None = None
+    strategy: str | None = None
     readonly: bool | None = None
 
     @property
@@ -45,6 +50,7 @@ class TaskOptions:
             self.num_gpus or 0.0,
             self.memory_bytes or 0,
             self.resources or (),
+            self.strategy == "pack",
         )
 
 
@@ -97,7 +103,15 @@ def _check(name: str, value: Any) -> Any:
         if value < 0:
             raise ValueError(f"option {name} must not be negative, got {value}")
         return value
+    if name == "strategy":
+        if not isinstance(value, str):
+            raise TypeError(f"option strategy must be a string, not {type(value).__name__}")
+        if value not in STRATEGIES:
+            raise ValueError(f"option strategy must be one of {', '.join(map(repr, STRATEGIES))}, not {value!r}")
+        return value
     number = _number(name, value, minimum=0)
+    if name == "num_gpus" and number > 1 and number != round(number):
+        raise ValueError(f"option num_gpus must be a fraction of one GPU or a whole number of them, got {value!r}")
     if name in ("timeout_s", "num_cpus") and number == 0:
         raise ValueError(f"option {name} must be positive")
     return number

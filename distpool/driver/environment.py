@@ -64,7 +64,7 @@ class CapturedSetup:
             lease=grant.lease,
             pool=grant.pool,
             scheduler_endpoint=self._scheduler_endpoint,
-            environment=self._environment,
+            environment=self._environment_for(grant),
             working_directory=self._working_directory,
             sys_path=self._sys_path,
             argv=self._argv,
@@ -80,6 +80,11 @@ class CapturedSetup:
             state=self._state,
             max_tasks=spec.max_tasks_per_child or 0,
         )
+
+    def _environment_for(self, grant: LeaseGranted) -> dict[str, str]:
+        if grant.gpus is None:
+            return self._environment
+        return {**self._environment, "CUDA_VISIBLE_DEVICES": grant.gpus}
 
 
 def capture(session: Any, spec: PoolSpec, initializer: Packed | None) -> CapturedSetup:

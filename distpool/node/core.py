@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from distpool.node.events import (
     Effect,
     Event,
@@ -140,23 +142,12 @@ class AgentCore:
                 worker.endpoint,
                 worker.pid,
                 worker.state is WorkerState.BLOCKED,
+                worker.lease.gpus,
             )
             for worker in self._workers.values()
             if worker.lease is not None and worker.state in (WorkerState.LISTENING, WorkerState.BLOCKED)
         )
-        hello = self._hello
-        self._tell(
-            agent_to_scheduler.AgentHello(
-                hello.protocol,
-                hello.python,
-                hello.distpool,
-                hello.node,
-                hello.host,
-                hello.capacity,
-                hello.elastic_cpus,
-                leases,
-            )
-        )
+        self._tell(msgspec.structs.replace(self._hello, leases=leases))
         if self._heartbeat_s is not None:
             self._heartbeat_at = self._now + self._heartbeat_s
 

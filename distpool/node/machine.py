@@ -52,17 +52,69 @@ def memory_size_bytes(root: Path = _ROOT) -> int:
     return total
 
 
-def gpu_count(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
-    """GPUs that this process may use."""
+def gpus(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> tuple[str, ...]:
+    """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.  No library of CUDA's is loaded.
+
+    ``DISTPOOL_NUM_GPUS`` is somebody's explicit wish: as many, whatever is there.
+    """
+    wish = environment.get("DISTPOOL_NUM_GPUS", "")
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         devices = [part.strip() for part in visible.split(",")]
         # CUDA itself stops reading at the first device that does not exist.
-        return len(devices) if "-1" not in devices and "" not in devices else _leading(devices)
+        names = tuple(devices[: _leading(devices)])
+    else:
+        names = tuple(str(number) for number in range(_visible_gpus(environment, root)))
+    if wish.isdigit():
+        count = int(wish)
+        return names[:count] if count <= len(names) else tuple(str(number) for number in range(count))
+    return names
+
+
+def custom_resources(environment: Mapping[str, str] = os.environ) -> tuple[tuple[str, float], ...]:
+    """What ``DISTPOOL_RESOURCES`` says that this machine has (``license=2,fast_disk=1``), as in ``Shape``.
+
+    :raises ValueError: when it cannot be understood.
+    """
+    return parse_resources(environment.get("DISTPOOL_RESOURCES", ""))
+
+
+def parse_resources(text: str) -> tuple[tuple[str, float], ...]:
+    """Custom resources from ``name=amount,name=amount``.
+
+    :raises ValueError: when it cannot be understood.
+    """
+    amounts: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = (piece.strip() for piece in part.partition("="))
+        try:
+            amounts[name] = float(amount)
+        except ValueError:
+            amounts[name] = math.nan
+        if not name or not 0 <= amounts[name] < math.inf:
+            raise ValueError(f"{part!r} is no resource: write name=amount, several separated by commas")
+    return tuple(sorted(amounts.items()))
+
+
+def _visible_gpus(environment: Mapping[str, str], root: Path) -> int:
+    """Of a container the runtime decides what is visible; inside it they are numbered from 0."""
+    counts = []
     try:
-        return sum(1 for name in os.listdir(root / "dev") if re.fullmatch(r"nvidia\d+", name))
+        counts.append(len(os.listdir(root / "proc/driver/nvidia/gpus")))
     except OSError:
+        pass
+    try:
+        counts.append(sum(1 for name in os.listdir(root / "dev") if re.fullmatch(r"nvidia\d+", name)))
+    except OSError:
+        pass
+    # The driver may tell of more than there are devices for here, and the other way round: both are needed.
+    count = min(filter(None, counts), default=0)
+    granted = environment.get("NVIDIA_VISIBLE_DEVICES", "").strip()
+    if granted in ("void", "none"):
         return 0
+    if granted and granted != "all":
+        return min(count, len(granted.split(",")))
+    return count
 
 
 def _leading(devices: list[str]) -> int:

@@ -93,9 +93,10 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
     from distpool.wire.resources import Shape
 
     cpus = machine.cpu_count()
-    capacity = Shape(float(cpus), float(machine.gpu_count()), machine.memory_size_bytes())
+    gpus = machine.gpus()
+    capacity = Shape(float(cpus), float(len(gpus)), machine.memory_size_bytes(), machine.custom_resources())
     hello = AgentHello(
-        codec.PROTOCOL, codec.PYTHON, __version__, config.node, socket.gethostname(), capacity, elastic_cpus=True
+        codec.PROTOCOL, codec.PYTHON, __version__, config.node, socket.gethostname(), capacity, True, gpus=gpus
     )
     server_channel = channel.Channel(context, b"s")
     server_channel.bind(scheduler_endpoint(config.root))

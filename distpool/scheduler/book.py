@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from distpool.scheduler.capacity import EPSILON, Node, gpu_names
 from distpool.scheduler.fairness import FairQueue
-from distpool.scheduler.placement import EPSILON, Node, Placement
+from distpool.scheduler.placement import Placement
 from distpool.scheduler.state import (
     HELD,
     TRANSITIONS,
@@ -25,7 +26,7 @@ from distpool.scheduler.state import (
     root_key,
 )
 from distpool.wire.agent_to_scheduler import AgentHello, LiveLease
-from distpool.wire.resources import Shape
+from distpool.wire.resources import Shape, words
 
 K = TypeVar("K")
 
@@ -38,6 +39,8 @@ class Book:
         self.pools: dict[str, Pool] = {}
         self.leases: dict[str, Lease] = {}
         self.placement = Placement()
+        #: when the event that is being handled happened
+        self.now = 0.0
         #: demands that are not met, in no order
         self.unmet: dict[Demand, None] = {}
         #: shapes for which no node has room
@@ -133,18 +136,23 @@ class Book:
 
     def infeasible(self, pool: Pool, shape: Shape) -> str:
         """Why a lease of ``shape`` can never be had in ``pool``, or ``""``."""
-        if not shape.num_cpus >= 0:
-            return f"{shape.num_cpus} CPUs cannot be had"
-        if pool.owner and shape.num_cpus > pool.slots + EPSILON:
-            return f"the workers of this pool may use {pool.slots:g} CPUs at a time, {shape.num_cpus:g} were asked for"
-        if self.placement.nodes and not self.placement.could_fit(shape):
-            return f"no node has {_words(shape)}, even when idle; the cluster has {_words(self.placement.capacity())}"
+        if not (shape.num_cpus >= 0 and shape.num_gpus >= 0 and shape.memory_bytes >= 0):
+            return "less than nothing cannot be had"
+        if shape.num_gpus > 1 and shape.num_gpus != round(shape.num_gpus):
+            return f"{shape.num_gpus:g} GPUs cannot be had: a fraction of one, or whole ones"
+        at_once = cpus_at_once(shape)
+        if pool.owner and at_once > pool.slots + EPSILON:
+            return f"the workers of this pool may use {pool.slots:g} CPUs at a time, {at_once:g} were asked for"
+        if self.placement.nodes and not self.placement.feasible(shape):
+            wanted = f"{shape.gang} workers at once with {words(shape)} each" if shape.gang else words(shape)
+            return f"no node has {wanted}, even when idle; the cluster has {self.placement.describe()}"
         return ""
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
     def add_node(self, name: str, hello: AgentHello) -> Node:
-        node = Node(name, hello.host, hello.capacity, hello.elastic_cpus, self._next())
+        node = Node(name, hello.host, hello.capacity, hello.elastic_cpus, self._next(), idle_since=self.now)
+        node.free_gpus = gpu_names(hello.gpus, hello.capacity.num_gpus)
         self.placement.add(node)
         self._has_room(node)
         return node
@@ -155,10 +163,11 @@ class Book:
 
     # -- demand -------------------------------------------------------------------------------------------------
 
-    def set_wanted(self, member: Member, shape: Shape, workers: int) -> None:
-        """How many leases of ``shape`` a member wants in all."""
+    def set_wanted(self, member: Member, shape: Shape, workers: int, near: tuple[str, ...] = ()) -> None:
+        """How many leases of ``shape`` a member wants in all, and on which nodes rather than others."""
         demand = self._demand(member, shape)
         demand.wanted = workers
+        demand.near = near
         self._reconsider(demand)
 
     def next_to_serve(self) -> tuple[Demand, Node] | None:
@@ -178,7 +187,7 @@ class Book:
             elif free_cpus < demand.shape.num_cpus:
                 self._dequeue(demand)
                 pool.set_aside.append(demand)
-            elif (node := self.placement.find(demand.shape)) is None:
+            elif (node := self.placement.find(demand.shape, demand.near)) is None:
                 self.full.add(demand.shape)
                 self._dequeue(demand)
                 self._no_room.setdefault(demand.shape, []).append(demand)
@@ -206,6 +215,7 @@ class Book:
         lease.worker, lease.endpoint, lease.pid = live.worker, live.endpoint, live.pid
         lease.exempt = True
         lease.on_cpu = not live.blocked
+        lease.gpus = live.gpus
         self._enter(lease)
         for nested in self.drivers.values():
             if nested.claimed_parent == lease.name:
@@ -217,6 +227,7 @@ class Book:
         member = lease.pool.members[lease.driver]
         member.leases[lease.name] = lease
         lease.node.take(lease)
+        self.placement.taken(lease.node)
         if lease.state in USES_BUDGET:
             self._charge(lease, lease.shape.num_cpus)
         demand = self._demand(member, lease.shape)
@@ -243,10 +254,11 @@ class Book:
         elif old is LeaseState.BLOCKED and new is LeaseState.ACTIVE:
             lease.exempt = lease.on_cpu = True
             lease.node.used_cpus += lease.shape.num_cpus
+            self.placement.taken(lease.node)
         elif new is LeaseState.ENDED:
             del self.leases[lease.name]
             del member.leases[lease.name]
-            lease.node.give_back(lease)
+            lease.node.give_back(lease, self.now)
             self._has_room(lease.node)
             self._drop_member_if_done(member)
 
@@ -305,7 +317,9 @@ class Book:
         """What a demand wants or holds has changed, or the reason to set it aside has gone."""
         member = demand.member
         if demand.wanted > demand.held:
-            self.unmet[demand] = None
+            if demand.unmet_since is None:
+                demand.unmet_since = self.now
+                self.unmet[demand] = None
             if not demand.aside and demand not in member.pool.queue:
                 pool = member.pool
                 pool.queue.add(demand)
@@ -314,6 +328,7 @@ class Book:
                 self._queued[demand.shape] = self._queued.get(demand.shape, 0) + 1
                 self._offer(pool)
             return
+        demand.unmet_since = None
         self.unmet.pop(demand, None)
         if demand in member.pool.queue:
             self._dequeue(demand)
@@ -341,17 +356,12 @@ class Book:
             self.drop_pool_if_done(pool)
 
 
+def cpus_at_once(shape: Shape) -> float:
+    """What is granted together uses so many CPUs."""
+    return shape.num_cpus * max(1, shape.gang)
+
+
 def _decrement(counts: dict[K, int], key: K) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
-
-
-def _words(shape: Shape) -> str:
-    parts = [f"{shape.num_cpus:g} CPUs"]
-    if shape.num_gpus:
-        parts.append(f"{shape.num_gpus:g} GPUs")
-    if shape.memory_bytes:
-        parts.append(f"{shape.memory_bytes / 2**30:.1f} GiB of memory")
-    parts += [f"{amount:g} {name}" for name, amount in shape.custom]
-    return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distpool.scheduler.book import Book
-from distpool.scheduler.placement import EPSILON
+from distpool.scheduler.capacity import EPSILON, Node
 from distpool.scheduler.state import HELD, USES_BUDGET, LeaseState, Root
 
 _SLACK = 1e-6
@@ -52,15 +52,25 @@ def _check_nodes(book: Book) -> None:
     for node in book.nodes.values():
         cpus = sum(lease.shape.num_cpus for lease in node.leases.values() if lease.on_cpu)
         exempt = sum(lease.shape.num_cpus for lease in node.leases.values() if lease.exempt)
-        gpus = sum(lease.shape.num_gpus for lease in node.leases.values())
         memory_bytes = sum(lease.shape.memory_bytes for lease in node.leases.values())
         assert abs(cpus - node.used_cpus) < _SLACK, f"node {node.name}: {cpus} {node.used_cpus}"
-        assert abs(gpus - node.used_gpus) < _SLACK
         assert memory_bytes == node.used_memory_bytes
         assert node.elastic_cpus or cpus - exempt <= node.capacity.num_cpus + _SLACK
-        assert gpus <= node.capacity.num_gpus + _SLACK
+        _check_gpus(node)
         assert memory_bytes <= node.capacity.memory_bytes
     assert len(book.leases) == sum(len(node.leases) for node in book.nodes.values())
+
+
+def _check_gpus(node: Node) -> None:
+    used = dict.fromkeys(node.free_gpus, 0.0)
+    for lease in node.leases.values():
+        wanted = lease.shape.num_gpus
+        assert len(lease.gpus) == (1 if 0 < wanted < 1 else wanted), f"{lease.name} has {lease.gpus} for {wanted} GPUs"
+        for name in lease.gpus:
+            used[name] += min(1.0, wanted)
+    for name, share in used.items():
+        assert share <= 1 + _SLACK, f"GPU {name} of {node.name} is given {share:g} times"
+        assert abs(share + node.free_gpus[name] - 1) < _SLACK
 
 
 def _check_drivers(book: Book) -> None:

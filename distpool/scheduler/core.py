@@ -54,7 +54,7 @@ class SchedulerCore:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What must be done because of ``event``."""
         desk = self._desk
-        desk.now = now
+        desk.now = desk.book.now = now
         effects = desk.effects = []
         self._on[type(event)](event)
         if desk.timers and desk.timers[0][0] <= now:

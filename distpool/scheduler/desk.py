@@ -6,8 +6,8 @@ from __future__ import annotations
 import heapq
 
 from distpool.scheduler.book import Book
+from distpool.scheduler.capacity import Node
 from distpool.scheduler.events import Effect, ToAgent, ToDriver
-from distpool.scheduler.placement import Node
 from distpool.scheduler.reclaim import Reclaim
 from distpool.scheduler.state import HELD, Demand, Driver, Lease, LeaseState, Pool
 from distpool.wire import scheduler_to_agent as to_agent
@@ -66,7 +66,7 @@ class Desk:
         self.effects.append(
             ToAgent(
                 node.name,
-                to_agent.StartWorker(lease.name, lease.pool.name, lease.driver, lease.shape, lease.ordinal),
+                to_agent.StartWorker(lease.name, lease.pool.name, lease.driver, lease.shape, lease.ordinal, lease.gpus),
             )
         )
 
@@ -113,6 +113,8 @@ class Desk:
                 lease.endpoint,
                 lease.pid,
                 lease.ordinal,
+                # On a machine of its own a program that asks for no GPU finds what it would find without us.
+                None if lease.node.elastic_cpus and not lease.shape.num_gpus else ",".join(lease.gpus),
             ),
         )
 

@@ -115,7 +115,7 @@ class DriverSide:
         member = pool.members[driver.name]
         known = member.demands.get(shape)
         grown = message.workers > (known.wanted if known is not None else 0)
-        self._desk.book.set_wanted(member, shape, max(0, message.workers))
+        self._desk.book.set_wanted(member, shape, max(0, message.workers), message.near)
         if message.workers > 0:
             self._refuse_infeasible(pool, driver.name, shape)
         if grown:  # saying the same again makes nothing more urgent

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
+Key: TypeAlias = "tuple[float, ...]"
+#: A heap of fewer entries is not worth sweeping.
+_SWEEP = 64
 
 
 class FairQueue(Generic[T]):
     """Members by a key that changes while they are in it; the smallest first.
 
     The heap is corrected lazily: a key that grew is noticed when its entry comes to the top; after a key *fell*,
-    ``touch`` must be called.  Keys end in a unique number, so members themselves are never compared.
+    ``touch`` must be called.  Keys end in a unique number, so members themselves are never compared.  Dead entries
+    that would never come to the top are swept out when they are the majority.
     """
 
     __slots__ = ("_heap", "_key", "_members")
 
-    def __init__(self, key: Callable[[T], tuple[float, int]]) -> None:
+    def __init__(self, key: Callable[[T], Key]) -> None:
         self._key = key
-        self._heap: list[tuple[tuple[float, int], T]] = []
+        self._heap: list[tuple[Key, T]] = []
         #: each member's smallest entry in the heap; other entries are dead
-        self._members: dict[T, tuple[float, int]] = {}
+        self._members: dict[T, Key] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -42,6 +46,9 @@ class FairQueue(Generic[T]):
         if known is None or key < known:
             self._members[item] = key
             heapq.heappush(self._heap, (key, item))
+            if len(self._heap) > 2 * len(self._members) + _SWEEP:
+                self._heap = [(key, item) for item, key in self._members.items()]
+                heapq.heapify(self._heap)
 
     def touch(self, item: T) -> None:
         """The key of ``item`` fell; no effect if it is no member."""

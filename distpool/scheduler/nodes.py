@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from distpool.scheduler.capacity import Node
 from distpool.scheduler.desk import UNKNOWN_EXIT_CODE, Desk
 from distpool.scheduler.events import AgentSaid, ToAgent
-from distpool.scheduler.placement import Node
 from distpool.scheduler.state import Lease, LeaseState
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec

@@ -1,138 +1,108 @@
-"""On which node a lease goes: spread over the nodes, where there is room for its shape."""
+"""On which node a lease goes: where there is room for its shape, spread over the nodes or packed on few.
+
+For each shape in use the nodes stand in the order in which they would be chosen, so that a lease finds its node in
+logarithmic time, however many nodes and resources there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import functools
+from collections import Counter
+from collections.abc import Sequence
 
+from distpool.scheduler.capacity import EPSILON, Node, how_many
 from distpool.scheduler.fairness import FairQueue
-from distpool.wire.resources import Shape
+from distpool.wire.resources import NodeOffer, Shape, words
 
-if TYPE_CHECKING:
-    from distpool.scheduler.state import Lease
-
-#: Sums of fractional CPUs are compared with this much slack.
-EPSILON = 1e-9
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """A machine with an agent."""
-
-    name: str
-    host: str
-    capacity: Shape
-    #: its CPU count limits nothing: the private node of one program
-    elastic_cpus: bool
-    sequence: int
-    heard_at: float = 0.0
-    used_cpus: float = 0.0
-    used_gpus: float = 0.0
-    used_memory_bytes: int = 0
-    used_custom: dict[str, float] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)
-
-    def could_fit(self, shape: Shape) -> bool:
-        """Whether there would be room if the node were empty."""
-        capacity = self.capacity
-        if shape.num_gpus > capacity.num_gpus or shape.memory_bytes > capacity.memory_bytes:
-            return False
-        if shape.num_cpus > capacity.num_cpus and not self.elastic_cpus:
-            return False
-        if not shape.custom:
-            return True
-        custom = dict(capacity.custom)
-        return all(amount <= custom.get(name, 0.0) for name, amount in shape.custom)
-
-    def fits(self, shape: Shape) -> bool:
-        """Whether there is room now."""
-        capacity = self.capacity
-        if not self.elastic_cpus and self.used_cpus + shape.num_cpus > capacity.num_cpus + EPSILON:
-            return False
-        if shape.memory_bytes and self.used_memory_bytes + shape.memory_bytes > capacity.memory_bytes:
-            return False
-        if shape.num_gpus and self.used_gpus + shape.num_gpus > capacity.num_gpus + EPSILON:
-            return False
-        if not shape.custom:
-            return True
-        custom = dict(capacity.custom)
-        used = self.used_custom
-        return all(used.get(name, 0.0) + amount <= custom.get(name, 0.0) + EPSILON for name, amount in shape.custom)
-
-    def take(self, lease: Lease) -> None:
-        """Count a new lease."""
-        shape = lease.shape
-        self.leases[lease.name] = lease
-        if lease.on_cpu:
-            self.used_cpus += shape.num_cpus
-        self.used_gpus += shape.num_gpus
-        self.used_memory_bytes += shape.memory_bytes
-        for name, amount in shape.custom:
-            self.used_custom[name] = self.used_custom.get(name, 0.0) + amount
-
-    def give_back(self, lease: Lease) -> None:
-        """Forget a lease that ended."""
-        shape = lease.shape
-        del self.leases[lease.name]
-        if lease.on_cpu:
-            self.used_cpus -= shape.num_cpus
-        self.used_gpus -= shape.num_gpus
-        self.used_memory_bytes -= shape.memory_bytes
-        for name, amount in shape.custom:
-            self.used_custom[name] -= amount
-
-
-def _node_key(node: Node) -> tuple[float, int]:
-    free = float(len(node.leases)) if node.elastic_cpus else node.used_cpus - node.capacity.num_cpus
-    return free, node.sequence
+#: So many shapes have an order of their own at one time; whichever was used least recently makes room.
+_MOST_ORDERS = 64
+#: So many kinds of nodes are listed when something cannot be had.
+_MOST_KINDS = 4
 
 
 class Placement:
-    """The nodes, ordered so that a plain lease finds its node in logarithmic time."""
+    """The nodes."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
-        self._by_free_cpus: FairQueue[Node] = FairQueue(_node_key)
-        self._could_fit: dict[Shape, bool] = {}
+        #: kinds of nodes that could be started if they were needed, by who offers them
+        self.offers: dict[str, tuple[NodeOffer, ...]] = {}
+        self._orders: dict[Shape, FairQueue[Node]] = {}
+        self._feasible: dict[Shape, bool] = {}
 
     def add(self, node: Node) -> None:
+        """A node has come."""
         self.nodes[node.name] = node
-        self._by_free_cpus.add(node)
-        self._could_fit.clear()
+        for order in self._orders.values():
+            order.add(node)
+        self._feasible.clear()
 
     def remove(self, node: Node) -> None:
+        """A node has gone."""
         del self.nodes[node.name]
-        self._by_free_cpus.discard(node)
-        self._could_fit.clear()
+        for order in self._orders.values():
+            order.discard(node)
+        self._feasible.clear()
+
+    def drain(self, node: Node) -> None:
+        """Place nothing on ``node`` any more."""
+        node.draining = True
+        self._feasible.clear()
+
+    def set_offers(self, who: str, offers: tuple[NodeOffer, ...]) -> None:
+        """What nodes ``who`` could start; none: it is gone."""
+        if offers:
+            self.offers[who] = offers
+        else:
+            self.offers.pop(who, None)
+        self._feasible.clear()
+
+    def taken(self, node: Node) -> None:
+        """Resources of ``node`` came into use."""
+        # Where nodes that are full come first, it has moved forward; moving backward is noticed by the order itself.
+        for shape, order in self._orders.items():
+            if shape.pack:
+                order.touch(node)
 
     def freed(self, node: Node) -> None:
         """Resources of ``node`` became free."""
-        self._by_free_cpus.touch(node)
+        for order in self._orders.values():
+            order.touch(node)
 
-    def could_fit(self, shape: Shape) -> bool:
-        """Whether any node, if it were empty, has room for ``shape``."""
-        known = self._could_fit.get(shape)
+    def find(self, shape: Shape, near: Sequence[str] = ()) -> Node | None:
+        """A node with room for ``shape``: one of ``near``, the first that has room, or else the best of all."""
+        for name in near:
+            preferred = self.nodes.get(name)
+            if preferred is not None and preferred.fits(shape):
+                return preferred
+        order = self._orders.pop(shape, None) or self._make_order(shape)
+        self._orders[shape] = order
+        node = order.best()
+        return node if node is not None and node.fits(shape) else None
+
+    def find_gang(self, shape: Shape, near: Sequence[str] = ()) -> list[Node] | None:
+        """Nodes with room for all workers of a gang, one node per worker; None when there is not room for all."""
+        chosen: list[tuple[Node, tuple[str, ...]]] = []
+        together = self._room_for_all(shape) if shape.pack else None
+        while len(chosen) < shape.gang:
+            node = together or self.find(shape, near)
+            if node is None:
+                break
+            chosen.append((node, node.reserve(shape)))
+            self.taken(node)
+        for node, gpus in reversed(chosen):
+            node.unreserve(shape, gpus)
+            self.freed(node)
+        return [node for node, _ in chosen] if len(chosen) == shape.gang else None
+
+    def feasible(self, shape: Shape) -> bool:
+        """Whether ``shape`` (all workers of a gang) could be had if nothing else ran, or with nodes on offer."""
+        known = self._feasible.get(shape)
         if known is None:
-            if len(self._could_fit) > 1000:
-                self._could_fit.clear()
-            known = self._could_fit[shape] = any(node.could_fit(shape) for node in self.nodes.values())
+            if len(self._feasible) > 1000:
+                self._feasible.clear()
+            known = self._feasible[shape] = self._find_out(shape)
         return known
-
-    def find(self, shape: Shape) -> Node | None:
-        """A node with room for ``shape``: of those, one with the most CPUs free."""
-        node = self._by_free_cpus.best()
-        if node is None or node.fits(shape):
-            return node
-        if shape.num_gpus or shape.memory_bytes or shape.custom:
-            return self._search(shape, self.nodes.values())
-        # The one with the most CPUs free has not enough: nobody has, unless elastic ones are mixed with others.
-        return None
-
-    @staticmethod
-    def _search(shape: Shape, nodes: Iterable[Node]) -> Node | None:
-        fitting = [node for node in nodes if node.fits(shape)]
-        return min(fitting, key=_node_key) if fitting else None
 
     def capacity(self) -> Shape:
         """The sum over all nodes."""
@@ -146,3 +116,61 @@ class Placement:
             for name, amount in node.capacity.custom:
                 custom[name] = custom.get(name, 0.0) + amount
         return Shape(cpus, gpus, memory_bytes, tuple(sorted(custom.items())))
+
+    def describe(self) -> str:
+        """What nodes there are, for an error."""
+        kinds = Counter(words(node.capacity) for node in self.nodes.values() if not node.draining)
+        parts = [
+            f"{count} node{'s' if count > 1 else ''} with {kind}" for kind, count in kinds.most_common(_MOST_KINDS)
+        ]
+        others = kinds.total() - sum(count for _, count in kinds.most_common(_MOST_KINDS))
+        return "; ".join(parts + ([f"{others} others"] if others else [])) or "no nodes"
+
+    # -- within -------------------------------------------------------------------------------------------------
+
+    def _make_order(self, shape: Shape) -> FairQueue[Node]:
+        if len(self._orders) >= _MOST_ORDERS:
+            del self._orders[next(iter(self._orders))]
+        order: FairQueue[Node] = FairQueue(functools.partial(_rank, shape))
+        for node in self.nodes.values():
+            order.add(node)
+        return order
+
+    def _room_for_all(self, shape: Shape) -> Node | None:
+        """The fullest node with room for a whole gang."""
+        best = None
+        for node in self.nodes.values():
+            if not node.fits(shape) or (
+                not node.elastic_cpus and node.free_cpus + EPSILON < shape.num_cpus * shape.gang
+            ):
+                continue
+            if (best is None or _rank(shape, node) < _rank(shape, best)) and _room(node, shape) >= shape.gang:
+                best = node
+        return best
+
+    def _find_out(self, shape: Shape) -> bool:
+        missing = max(1, shape.gang)
+        for node in self.nodes.values():
+            if not node.draining:
+                missing -= how_many(node.capacity, shape, elastic_cpus=node.elastic_cpus)
+        for offers in self.offers.values():
+            for offer in offers:
+                missing -= offer.count * how_many(offer.capacity, shape)
+        return missing <= 0
+
+
+def _rank(shape: Shape, node: Node) -> tuple[float, ...]:
+    """Nodes in the order of this have room first, then those without GPUs that are not needed, then by what is free."""
+    free = sum(node.free_gpus.values()) if shape.num_gpus else node.free_cpus
+    idle_gpus = bool(node.free_gpus) and not shape.num_gpus
+    return not node.fits(shape), idle_gpus, free if shape.pack else -free, node.sequence
+
+
+def _room(node: Node, shape: Shape) -> int:
+    """How many leases of ``shape``, up to a gang of them, have room on ``node`` now."""
+    reserved: list[tuple[str, ...]] = []
+    while len(reserved) < shape.gang and node.fits(shape):
+        reserved.append(node.reserve(shape))
+    for gpus in reversed(reserved):
+        node.unreserve(shape, gpus)
+    return len(reserved)

@@ -7,8 +7,8 @@ who holds some of what is short.  It also says by how many leases each is above 
 from __future__ import annotations
 
 from distpool.scheduler.book import Book
+from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.fairness import fair_shares
-from distpool.scheduler.placement import EPSILON
 from distpool.scheduler.state import HELD, Demand, Member, Pool, Root
 
 #: Seconds between two rounds of asking: the first and the longest pause.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from distpool.scheduler.capacity import Node
 from distpool.scheduler.fairness import FairQueue
-from distpool.scheduler.placement import Node
 from distpool.wire.resources import Shape
 
 
@@ -54,6 +54,8 @@ class Lease:
     worker: str = ""
     endpoint: str = ""
     pid: int = 0
+    #: names of the GPUs that are its own; of the one that it has a share of
+    gpus: tuple[str, ...] = ()
     #: it was blocked once, or adopted from an earlier scheduler: it may exceed the pool's budget
     exempt: bool = False
     #: its CPUs count on the node (not while it lends them)
@@ -71,6 +73,10 @@ class Demand:
     sequence: int
     wanted: int = 0
     held: int = 0
+    #: nodes to be preferred
+    near: tuple[str, ...] = ()
+    #: since when it has not been met; None: it is
+    unmet_since: float | None = None
     #: it is not in its pool's queue although it is not met: there is no room for it at present
     aside: bool = False
 

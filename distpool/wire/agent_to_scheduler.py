@@ -23,13 +23,15 @@ class LiveLease(msgspec.Struct, frozen=True, array_like=True):
     endpoint: str
     pid: int
     blocked: bool
+    gpus: tuple[str, ...] = ()
 
 
 class AgentHello(_Message, frozen=True):
     """First message of an agent, and again after the scheduler was lost.
 
     ``elastic_cpus`` marks the private node of one program: its CPU count limits nothing (the operating system
-    shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.
+    shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.  ``gpus`` are the names of its
+    GPUs as ``CUDA_VISIBLE_DEVICES`` takes them; without any they are called by their numbers.
     """
 
     protocol: int
@@ -40,6 +42,7 @@ class AgentHello(_Message, frozen=True):
     capacity: Shape
     elastic_cpus: bool
     leases: tuple[LiveLease, ...] = ()
+    gpus: tuple[str, ...] = ()
 
 
 class WorkerReady(_Message, frozen=True):

@@ -54,11 +54,16 @@ class JoinPool(_Message, frozen=True):
 
 
 class Demand(_Message, frozen=True):
-    """How many workers of one shape the driver wants in a pool, in all (held and still to come)."""
+    """How many workers of one shape the driver wants in a pool, in all (held and still to come).
+
+    ``near`` are the nodes that hold large arguments of the tasks that wait, those that hold most first: where there is
+    room on them, the workers come from there.
+    """
 
     pool: str
     shape: Shape
     workers: int
+    near: tuple[str, ...] = ()
 
 
 class ReturnLease(_Message, frozen=True):

@@ -24,13 +24,17 @@ class AgentRefused(_Message, frozen=True):
 
 
 class StartWorker(_Message, frozen=True):
-    """Start a worker for this lease: fork it from the zygote and report ``WorkerReady``, or ``WorkerExited``."""
+    """Start a worker for this lease: fork it from the zygote and report ``WorkerReady``, or ``WorkerExited``.
+
+    ``gpus`` are those that it was given; the agent keeps them in mind for a scheduler that was restarted.
+    """
 
     lease: str
     pool: str
     driver: str
     shape: Shape
     ordinal: int
+    gpus: tuple[str, ...] = ()
 
 
 class StopWorker(_Message, frozen=True):

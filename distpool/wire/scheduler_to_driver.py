@@ -29,7 +29,8 @@ class LeaseGranted(_Message, frozen=True):
     """A worker is up and now belongs to the driver, which dials ``endpoint`` and calls it ``worker`` (its routing id).
 
     ``ordinal`` is the 1-based number of the worker within the pool over the pool's whole life
-    (``multiprocessing``'s ``_identity``).
+    (``multiprocessing``'s ``_identity``).  ``gpus`` is what the worker must find in ``CUDA_VISIBLE_DEVICES``: the names
+    of its GPUs, separated by commas; None: what the driver has there itself (a private node, and none asked for).
     """
 
     lease: str
@@ -40,6 +41,7 @@ class LeaseGranted(_Message, frozen=True):
     endpoint: str
     pid: int
     ordinal: int
+    gpus: str | None = None
 
 
 class LeaseEnded(_Message, frozen=True):

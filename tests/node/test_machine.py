@@ -79,14 +79,43 @@ def test_no_quota_without_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "count"),
+    ("environment", "names"),
     [
-        ({}, 2),
-        ({"CUDA_VISIBLE_DEVICES": ""}, 0),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, 1),
-        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, 1),
+        ({}, ("0", "1")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ("1",)),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, ("0",)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-4f, MIG-77"}, ("GPU-4f", "MIG-77")),
+        ({"CUDA_VISIBLE_DEVICES": "3,5", "NVIDIA_VISIBLE_DEVICES": "3"}, ("3", "5")),
+        ({"NVIDIA_VISIBLE_DEVICES": "all"}, ("0", "1")),
+        ({"NVIDIA_VISIBLE_DEVICES": "GPU-4f"}, ("0",)),
+        ({"NVIDIA_VISIBLE_DEVICES": "void"}, ()),
+        ({"NVIDIA_VISIBLE_DEVICES": "none"}, ()),
+        ({"DISTPOOL_NUM_GPUS": "1"}, ("0",)),
+        ({"DISTPOOL_NUM_GPUS": "1", "CUDA_VISIBLE_DEVICES": "3,5"}, ("3",)),
+        ({"DISTPOOL_NUM_GPUS": "4"}, ("0", "1", "2", "3")),
     ],
 )
-def test_gpus(tmp_path: Path, environment: dict[str, str], count: int) -> None:
+def test_gpus(tmp_path: Path, environment: dict[str, str], names: tuple[str, ...]) -> None:
+    # The driver tells of three, this container has the devices of two.
+    _write(tmp_path, {f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information": "" for number in range(3)})
     _write(tmp_path, {"dev/nvidia0": "", "dev/nvidia1": "", "dev/nvidiactl": ""})
-    assert machine.gpu_count(environment, tmp_path) == count
+    assert machine.gpus(environment, tmp_path) == names
+
+
+def test_no_gpus(tmp_path: Path) -> None:
+    assert machine.gpus({}, tmp_path) == ()
+
+
+def test_custom_resources() -> None:
+    assert machine.custom_resources({}) == ()
+    assert machine.custom_resources({"DISTPOOL_RESOURCES": "license=2, fast_disk=0.5"}) == (
+        ("fast_disk", 0.5),
+        ("license", 2.0),
+    )
+
+
+@pytest.mark.parametrize("text", ["license", "license=", "=1", "a=many", "a=-1", "a=nan", "a=inf"])
+def test_custom_resources_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ValueError, match="name=amount"):
+        machine.custom_resources({"DISTPOOL_RESOURCES": text})

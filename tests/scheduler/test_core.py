@@ -164,7 +164,7 @@ def test_what_can_never_be_had_is_refused_at_once(scheduler: Scheduler) -> None:
     [too_wide] = told(scheduler.want(1, shape=Shape(5.0)), to_driver.DemandInfeasible)
     assert "4 CPUs at a time" in too_wide.reason
     [no_gpu] = told(scheduler.want(1, shape=Shape(1.0, 1.0)), to_driver.DemandInfeasible)
-    assert "1 GPUs" in no_gpu.reason
+    assert "1 GPU" in no_gpu.reason
     [closed] = told(scheduler.want(1, pool="other"), to_driver.DemandInfeasible)
     assert "closed" in closed.reason
     assert scheduler.core.next_deadline() is None

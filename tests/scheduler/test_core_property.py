@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from distpool.scheduler.placement import EPSILON
+from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.state import LeaseState
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import driver_to_scheduler as from_driver
