@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m compat_tests", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a suite and compare with its committed exceptions")
-    run.add_argument("suite", choices=[*suites.NAMES, "all"])
+    run.add_argument("suite", type=_suite_name, help=f"{', '.join(suites.NAMES)}, or all")
     run.add_argument("--python", action="append", help="path or version, e.g. 3.13; may be repeated")
     run.add_argument("--target", action="append", help="e.g. distpool (default), or stdlib: the original, unpatched")
     run.add_argument("-k", dest="pattern", help="only tests whose name has this in it (* stands for anything)")
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--results", type=Path, default=results.FOLDER)
     page.add_argument("--output", type=Path, default=_PAGE)
     return parser
+
+
+def _suite_name(name: str) -> str:
+    try:
+        return name if name == "all" else suites.load(name).name
+    except (KeyError, ModuleNotFoundError):
+        raise argparse.ArgumentTypeError(f"no suite {name!r}; there are {', '.join(suites.NAMES)}, and all") from None
 
 
 def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: argparse.Namespace) -> int:

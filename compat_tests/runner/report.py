@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from compat_tests import suites
+from compat_tests.runner import comparison
 from compat_tests.runner.expectations import KINDS
+from compat_tests.suites import better_suite
 
 _INTRODUCTION = """\
 # Compatibility
@@ -38,8 +40,11 @@ def render(results: Sequence[dict[str, Any]]) -> str:
         of_suite = [result for result in results if result["suite"] == name]
         if of_suite:
             parts.append(f"## {suites.load(name).title}\n")
-            parts.append(_exceptions(of_suite))
-            parts.append(_skipped(of_suite))
+            if name == better_suite.SUITE.name:
+                parts.append(comparison.render(of_suite, better_suite.FOLDER))
+            else:
+                parts.append(_exceptions(of_suite))
+                parts.append(_skipped(of_suite))
     return "\n".join(part for part in parts if part)
 
 

@@ -62,6 +62,7 @@ def write(
         "seconds": round(seconds, 1),
         "slowest": {r.test: r.seconds for r in sorted(records, key=lambda r: -r.seconds)[:10]},
         "surprises": judgement.surprises,
+        "outcomes": {record.test: record.outcome for record in records},
         "exceptions": exceptions,
         "skipped": dict(skipped.most_common()),
     }

@@ -9,14 +9,17 @@ import importlib
 
 from compat_tests.suites.base import Suite, SuiteUnavailable
 
-NAMES = ("concurrent_futures", "multiprocessing", "joblib", "sklearn", "libraries")
+NAMES = ("concurrent_futures", "multiprocessing", "joblib", "sklearn", "libraries", "better")
 
 __all__ = ["NAMES", "Suite", "SuiteUnavailable", "load"]
 
 
 def load(name: str) -> Suite:
-    """:raises KeyError: for an unknown suite."""
-    if name not in NAMES:
+    """:param name: one of ``NAMES``, or of a module with a dot in its name that has a ``SUITE``.
+
+    :raises KeyError: for an unknown suite.
+    """
+    if name not in NAMES and "." not in name:
         raise KeyError(name)
-    suite: Suite = importlib.import_module(f"compat_tests.suites.{name}_suite").SUITE
+    suite: Suite = importlib.import_module(name if "." in name else f"compat_tests.suites.{name}_suite").SUITE
     return suite

@@ -55,15 +55,18 @@ def _install(interpreter: Interpreter, folder: Path) -> Path:
     # pip counts what this file makes importable as installed, so nothing is downloaded twice or in another version.
     (packages / "interpreter.pth").write_text(_packages_of(interpreter) + "\n")
     problems = []
-    for line in wanted.splitlines():
-        if line and not line.startswith("#"):
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", line]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-            if run.returncode != 0:
-                why = (run.stderr.strip().splitlines() or ["no message"])[-1]
-                problems.append(f"{line}: {why[:300]}")
-            elif "Ignoring" in run.stdout + run.stderr:
-                problems.append(f"{line}: not meant for Python {interpreter.minor}")
+    lines = [line for line in wanted.splitlines() if line and not line.startswith("#")]
+    # A library that wants torch must not bring another one: no torch, no such library.
+    pins = packages / "pins.txt"
+    pins.write_text("\n".join(line for line in lines if "==" in line.partition(";")[0]) + "\n")
+    for line in lines:
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-c", str(pins), line]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if run.returncode != 0:
+            why = (run.stderr.strip().splitlines() or ["no message"])[-1]
+            problems.append(f"{line}: {why[:300]}")
+        elif "Ignoring" in run.stdout + run.stderr:
+            problems.append(f"{line}: not meant for Python {interpreter.minor}")
     (packages / _PROBLEMS).write_text("\n".join(problems))
     installed.write_text(wanted)
     return packages

@@ -140,8 +140,7 @@ class DefaultContext(_PoolContext):
         return _standard._default_context.get_start_method(allow_none)
 
     def get_all_start_methods(self) -> list[str]:
-        """As ``multiprocessing.get_all_start_methods``: the ways to start *local* processes, which ``"distpool"`` is
-        not a further one of."""
+        """As ``multiprocessing.get_all_start_methods``: those of this platform, and ``"distpool"``."""
         return _standard._default_context.get_all_start_methods()
 
 
@@ -168,8 +167,30 @@ def _context_of(method: str) -> Any:
 
 
 def register() -> None:
-    """Make the standard library's ``get_context("distpool")`` find ours."""
+    """Make the standard library's ``get_context("distpool")`` find ours, and its list of start methods name it."""
     _standard._concrete_contexts["distpool"] = _ours["distpool"]  # type: ignore[attr-defined]
+    # Libraries look a name up in that list before they ask for its context (torch's DataLoader does).
+    of_class = _standard.DefaultContext.get_all_start_methods
+    exported = _standard._default_context.get_all_start_methods
+
+    def get_all_start_methods(self: _standard.DefaultContext) -> list[str]:
+        methods = of_class(self)
+        return methods if "distpool" in methods else [*methods, "distpool"]
+
+    _standard.DefaultContext.get_all_start_methods = get_all_start_methods  # type: ignore[method-assign]
+    # The method is exported bound, and modules such as ``torch.multiprocessing`` export it once more.
+    for module in tuple(sys.modules.values()):
+        namespace = _namespace(module)
+        if namespace.get("get_all_start_methods") == exported:
+            namespace["get_all_start_methods"] = _standard._default_context.get_all_start_methods
+
+
+def _namespace(module: object) -> dict[str, Any]:
+    """The module's names, without loading one that waits to be used (``importlib.util.LazyLoader``)."""
+    try:
+        return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return {}
 
 
 _ours = _contexts()

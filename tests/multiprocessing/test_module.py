@@ -6,6 +6,8 @@ import importlib
 import multiprocessing
 import multiprocessing.context
 import pkgutil
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -110,6 +112,24 @@ class TestContexts:
         ours.set_start_method(None, force=True)
         assert ours.get_start_method(allow_none=True) is None
         assert ours.get_all_start_methods() == multiprocessing.get_all_start_methods()
+        assert set(ours.get_all_start_methods()) == {"fork", "spawn", "forkserver", "distpool"}
+
+    def test_start_methods_where_they_were_exported_before(self) -> None:
+        # In a process of its own, where nothing of ours is imported yet.
+        program = """
+import sys, types
+import multiprocessing
+exporter = types.ModuleType("exporter")
+exec("from multiprocessing import *", exporter.__dict__)
+sys.modules["exporter"] = exporter
+before = exporter.get_all_start_methods()
+import distpool.multiprocessing as ours
+expected = [*before, "distpool"]
+for module in (multiprocessing, exporter, ours):
+    assert module.get_all_start_methods() == expected, (module, module.get_all_start_methods())
+"""
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
 
     def test_pool_is_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import distpool.multiprocessing.pool
