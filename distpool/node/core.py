@@ -161,6 +161,11 @@ class AgentCore:
                 self._stop(worker, message.grace_s, message.terminate)
         elif isinstance(message, scheduler_to_agent.HelloWanted):
             self._say_hello()
+        elif isinstance(message, scheduler_to_agent.Drain):
+            self._hello = msgspec.structs.replace(self._hello, draining=True)
+        elif isinstance(message, scheduler_to_agent.Retire):
+            self._tell(agent_to_scheduler.AgentGoodbye())
+            self.refused = "the node was drained"
         elif isinstance(message, scheduler_to_agent.AgentRefused):
             self.refused = message.reason
 

@@ -44,6 +44,11 @@ class Node:
         """How many CPUs are free; of a node whose CPUs are not counted: fewer, the more leases it has."""
         return float(-len(self.leases)) if self.elastic_cpus else self.capacity.num_cpus - self.used_cpus
 
+    @property
+    def used_gpus(self) -> float:
+        """The sum of what leases have of its GPUs."""
+        return len(self.free_gpus) - sum(self.free_gpus.values())
+
     def fits(self, shape: Shape) -> bool:
         """Whether there is room for one more lease now."""
         if self.draining:

@@ -22,8 +22,18 @@ from distpool.scheduler.book import Book
 from distpool.scheduler.checks import check_book
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.drivers import DriverSide
-from distpool.scheduler.events import AgentSaid, DriverLost, DriverSaid, Effect, Event, NodeLost, TimePassed
+from distpool.scheduler.events import (
+    AgentSaid,
+    DriverLost,
+    DriverSaid,
+    Effect,
+    Event,
+    NodeLost,
+    OperatorSaid,
+    TimePassed,
+)
 from distpool.scheduler.nodes import NodeSide
+from distpool.scheduler.operators import OperatorSide
 from distpool.scheduler.state import Driver
 from distpool.wire import codec
 from distpool.wire.scheduler_to_driver import ReclaimIdle
@@ -43,12 +53,20 @@ class SchedulerCore:
         desk = self._desk = Desk(cluster, lease_prefix, python, silence_s)
         self._drivers = DriverSide(desk)
         self._nodes = NodeSide(desk)
+        self._operators = OperatorSide(desk)
         self._on: dict[type, Callable[[Any], None]] = {
             DriverSaid: self._drivers.on_driver_said,
             AgentSaid: self._nodes.on_agent_said,
+            OperatorSaid: self._operators.on_operator_said,
             DriverLost: lambda event: desk.driver_lost(event.driver, kill=True),
             NodeLost: lambda event: self._nodes.node_lost(event.node, "its agent ended"),
             TimePassed: lambda event: None,
+        }
+        self._on_timer: dict[str, Callable[[str], None]] = {
+            "pool": self._unpark,
+            "lease": desk.settle_doubt,
+            "operator": self._operators.on_time,
+            "return": desk.give_up_on,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -82,17 +100,17 @@ class SchedulerCore:
         """The state, for tests and for people."""
         return self._desk.book
 
+    def _unpark(self, pool: str) -> None:
+        known = self._desk.book.pools.get(pool)
+        if known is not None:
+            self._desk.book.unpark(known)
+
     def _on_timers(self, now: float) -> None:
         desk = self._desk
         while desk.timers and desk.timers[0][0] <= now:
             _, kind, name = heapq.heappop(desk.timers)
-            if kind == "pool":
-                pool = desk.book.pools.get(name)
-                if pool is not None:
-                    desk.book.unpark(pool)
-                continue
-            if kind == "lease":
-                desk.settle_doubt(name)
+            if kind in self._on_timer:
+                self._on_timer[kind](name)
                 continue
             party = desk.book.drivers.get(name) if kind == "driver" else desk.book.nodes.get(name)
             if party is None or (isinstance(party, Driver) and party.watched):

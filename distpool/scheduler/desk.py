@@ -4,6 +4,7 @@ pools and drivers begin and end."""
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import Node
@@ -13,11 +14,14 @@ from distpool.scheduler.state import HELD, Demand, Driver, Lease, LeaseState, Po
 from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
 from distpool.wire.driver_to_scheduler import HeldLease
+from distpool.wire.resources import NodeOffer
 
 #: The exit code that is reported for workers of which nothing is known but that they are gone.
 UNKNOWN_EXIT_CODE = -9
 #: After workers of a pool failed to start: seconds until the next try, doubled each time.
 _START_RETRY_S, _START_RETRY_MAX_S = 0.1, 5.0
+#: What only a lost node could serve waits so long for it to come back.
+_RETURN_S = 60.0
 _UNHEARD = "it ended while its driver was out of reach"
 
 
@@ -38,6 +42,8 @@ class Desk:
         self.armed: set[tuple[str, str]] = set()
         #: leases that their drivers believe to hold and no node has reported yet
         self.doubtful: dict[str, tuple[str, HeldLease]] = {}
+        #: lost nodes -> until when what only they could serve waits for them
+        self.expected_until: dict[str, float] = {}
         self.now = 0.0
         self.effects: list[Effect] = []
         self._last_lease = 0
@@ -101,6 +107,44 @@ class Desk:
             self.ended_foreign.add(lease)
             self.doubt(driver, held)
 
+    def drain(self, node: Node) -> None:
+        """No more leases on ``node``; those that it has are wanted back, and then it may leave."""
+        if not node.draining:
+            self.book.placement.drain(node)
+            self.effects.append(ToAgent(node.name, to_agent.Drain()))
+        for lease in node.leases.values():
+            if lease.state in (LeaseState.ACTIVE, LeaseState.BLOCKED):
+                self.tell(lease.driver, to_driver.LeaseWanted(lease.name, lease.pool.name))
+        self.retire_if_drained(node)
+        self.refuse_infeasible()
+
+    def retire_if_drained(self, node: Node) -> None:
+        if node.draining and not node.leases:
+            self.effects.append(ToAgent(node.name, to_agent.Retire()))
+
+    def expect_back(self, node: Node) -> None:
+        """A node was lost: for a while it counts among those that may come."""
+        self.book.placement.set_offers(node.name, (NodeOffer(node.capacity, 1),))
+        self.expected_until[node.name] = self.now + _RETURN_S
+        heapq.heappush(self.timers, (self.now + _RETURN_S, "return", node.name))
+
+    def give_up_on(self, node: str) -> None:
+        """A node that was lost has had its time to come back, unless it came and was lost again meanwhile."""
+        if self.expected_until.get(node, self.now) > self.now:
+            return
+        self.expected_until.pop(node, None)
+        self.book.placement.set_offers(node, ())
+        self.refuse_infeasible()
+
+    def refuse_infeasible(self, only: Iterable[Demand] | None = None) -> None:
+        """Answer demands that can never be met."""
+        for demand in list(self.book.unmet if only is None else only):
+            pool, shape, driver = demand.member.pool, demand.shape, demand.member.driver
+            reason = self.book.infeasible(pool, shape) if demand.wanted else ""
+            if reason:
+                self.book.set_wanted(demand.member, shape, 0)
+                self.tell(driver, to_driver.DemandInfeasible(pool.name, shape, reason))
+
     def announce(self, lease: Lease) -> None:
         self.tell(
             lease.driver,
@@ -117,6 +161,8 @@ class Desk:
                 None if lease.node.elastic_cpus and not lease.shape.num_gpus else ",".join(lease.gpus),
             ),
         )
+        if lease.node.draining:  # the drain came while its worker was being started
+            self.tell(lease.driver, to_driver.LeaseWanted(lease.name, lease.pool.name))
 
     def stop(self, lease: Lease, grace_s: float, terminate: bool = False) -> None:
         # Said again to a worker that is already ending, since the grace may be shorter now.
@@ -145,6 +191,7 @@ class Desk:
         )
         for child in list(lease.children):
             self.driver_lost(child, kill=True)
+        self.retire_if_drained(lease.node)
 
     def driver_lost(self, name: str, *, kill: bool) -> None:
         driver = self.book.drivers.get(name)

@@ -7,11 +7,10 @@ from typing import Any
 
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import DriverSaid
-from distpool.scheduler.state import Driver, LeaseState, Pool
+from distpool.scheduler.state import Driver, LeaseState
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import scheduler_to_driver as to_driver
-from distpool.wire.resources import Shape
 
 
 class DriverSide:
@@ -93,10 +92,9 @@ class DriverSide:
         pool = self._desk.book.open_pool(message.pool, driver, message.slots, message.label)
         if pool is None:
             return
-        for member in pool.members.values():
-            # Others may have joined before the owner came back to a scheduler that was restarted.
-            for shape in [shape for shape, demand in member.demands.items() if demand.wanted]:
-                self._refuse_infeasible(pool, member.driver, shape)
+        # Others may have joined before the owner came back to a scheduler that was restarted.
+        for member in list(pool.members.values()):
+            self._desk.refuse_infeasible(list(member.demands.values()))
 
     def _on_join_pool(self, driver: Driver, message: from_driver.JoinPool) -> None:
         pool = self._desk.book.pools.get(message.pool)
@@ -117,15 +115,9 @@ class DriverSide:
         grown = message.workers > (known.wanted if known is not None else 0)
         self._desk.book.set_wanted(member, shape, max(0, message.workers), message.near)
         if message.workers > 0:
-            self._refuse_infeasible(pool, driver.name, shape)
+            self._desk.refuse_infeasible([member.demands[shape]])
         if grown:  # saying the same again makes nothing more urgent
             self._desk.reclaim.hurry()
-
-    def _refuse_infeasible(self, pool: Pool, driver: str, shape: Shape) -> None:
-        reason = self._desk.book.infeasible(pool, shape)
-        if reason:
-            self._desk.book.set_wanted(pool.members[driver], shape, 0)
-            self._desk.tell(driver, to_driver.DemandInfeasible(pool.name, shape, reason))
 
     def _on_return_lease(self, driver: Driver, message: from_driver.ReturnLease) -> None:
         lease = self._desk.book.leases.get(message.lease)

@@ -6,8 +6,10 @@ from typing import NamedTuple, TypeAlias
 
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import driver_to_scheduler as from_driver
+from distpool.wire import operator_to_scheduler as from_operator
 from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
+from distpool.wire import scheduler_to_operator as to_operator
 
 
 class DriverSaid(NamedTuple):
@@ -23,6 +25,13 @@ class AgentSaid(NamedTuple):
 
     node: str
     message: from_agent.Message
+
+
+class OperatorSaid(NamedTuple):
+    """An operator's message arrived."""
+
+    operator: str
+    message: from_operator.Message
 
 
 class DriverLost(NamedTuple):
@@ -55,5 +64,12 @@ class ToAgent(NamedTuple):
     message: to_agent.Message
 
 
-Event: TypeAlias = "DriverSaid | AgentSaid | DriverLost | NodeLost | TimePassed"
-Effect: TypeAlias = "ToDriver | ToAgent"
+class ToOperator(NamedTuple):
+    """Send this."""
+
+    operator: str
+    message: to_operator.Message
+
+
+Event: TypeAlias = "DriverSaid | AgentSaid | OperatorSaid | DriverLost | NodeLost | TimePassed"
+Effect: TypeAlias = "ToDriver | ToAgent | ToOperator"

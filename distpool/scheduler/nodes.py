@@ -25,7 +25,7 @@ class NodeSide:
             from_agent.LeaseBlocked: self._on_lease_blocked,
             from_agent.LeaseUnblocked: self._on_lease_unblocked,
             from_agent.AgentHeartbeat: lambda node, message: None,
-            from_agent.AgentGoodbye: lambda node, message: self.node_lost(node.name, "it left the cluster"),
+            from_agent.AgentGoodbye: lambda node, message: self.node_lost(node.name, "it left the cluster", back=False),
         }
 
     def on_agent_said(self, event: AgentSaid) -> None:
@@ -53,6 +53,7 @@ class NodeSide:
         node = book.nodes.get(name)
         if node is None:
             node = book.add_node(name, hello)
+            book.placement.set_offers(name, ())
         node.heard_at = self._desk.now
         if not node.elastic_cpus:  # a private node lives in the scheduler's own process
             self._desk.arm("node", name, self._desk.now)
@@ -63,6 +64,8 @@ class NodeSide:
                 self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, "it ended while its node was out of reach")
         for live in hello.leases:
             self._reconcile(node, live)
+        if hello.draining or node.draining:
+            self._desk.drain(node)
 
     def _reconcile(self, node: Node, live: from_agent.LiveLease) -> None:
         """A worker that runs on a node that says hello (again)."""
@@ -90,10 +93,17 @@ class NodeSide:
         if live.blocked != (lease.state is LeaseState.BLOCKED):
             self._desk.book.set_state(lease, LeaseState.BLOCKED if live.blocked else LeaseState.ACTIVE)
 
-    def node_lost(self, name: str, why: str) -> None:
+    def node_lost(self, name: str, why: str, *, back: bool = True) -> None:
+        """A node is gone, with its workers.
+
+        :param back: it may come back; for a while, what only it could serve waits.
+        """
         node = self._desk.book.nodes.get(name)
         if node is None:
             return
+        if back and not node.draining:
+            self._desk.expect_back(node)
+        node.draining = False  # it leaves now in any case
         for lease in list(node.leases.values()):
             self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)

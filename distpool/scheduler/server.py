@@ -11,7 +11,16 @@ import msgspec
 
 from distpool.node.loop import Loop
 from distpool.scheduler.core import SchedulerCore
-from distpool.scheduler.events import AgentSaid, DriverLost, DriverSaid, Event, TimePassed, ToDriver
+from distpool.scheduler.events import (
+    AgentSaid,
+    DriverLost,
+    DriverSaid,
+    Event,
+    OperatorSaid,
+    TimePassed,
+    ToDriver,
+    ToOperator,
+)
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.driver_to_scheduler import DriverHello
@@ -59,6 +68,9 @@ class Server:
             if isinstance(effect, ToDriver):
                 self._send(effect.driver.encode(), effect.message)
                 continue
+            if isinstance(effect, ToOperator):
+                self._send(effect.operator.encode(), effect.message)
+                continue
             deliver = self._local_agents.get(effect.node)
             if deliver is None:
                 self._send(b"a-" + effect.node.encode(), effect.message)
@@ -83,6 +95,8 @@ class Server:
                     message = codec.decode_from_driver_at_scheduler(frames[0])
                     watched = isinstance(message, DriverHello) and self._watch(name, message)
                     self.handle(DriverSaid(name, message, watched))
+                elif peer[:1] == b"o":
+                    self.handle(OperatorSaid(name, codec.decode_from_operator_at_scheduler(frames[0])))
                 elif peer[:2] == b"a-":
                     self.handle(AgentSaid(name[2:], codec.decode_from_agent_at_scheduler(frames[0])))
             except (msgspec.DecodeError, UnicodeDecodeError):

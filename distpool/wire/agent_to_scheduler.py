@@ -31,7 +31,8 @@ class AgentHello(_Message, frozen=True):
 
     ``elastic_cpus`` marks the private node of one program: its CPU count limits nothing (the operating system
     shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.  ``gpus`` are the names of its
-    GPUs as ``CUDA_VISIBLE_DEVICES`` takes them; without any they are called by their numbers.
+    GPUs as ``CUDA_VISIBLE_DEVICES`` takes them; without any they are called by their numbers.  ``draining``: it was
+    told to leave.
     """
 
     protocol: int
@@ -43,6 +44,7 @@ class AgentHello(_Message, frozen=True):
     elastic_cpus: bool
     leases: tuple[LiveLease, ...] = ()
     gpus: tuple[str, ...] = ()
+    draining: bool = False
 
 
 class WorkerReady(_Message, frozen=True):

@@ -15,8 +15,10 @@ from distpool.wire import (
     agent_to_scheduler,
     driver_to_scheduler,
     driver_to_worker,
+    operator_to_scheduler,
     scheduler_to_agent,
     scheduler_to_driver,
+    scheduler_to_operator,
     worker_to_agent,
     worker_to_driver,
 )
@@ -39,6 +41,8 @@ def decoder(message_type: Any) -> msgspec.msgpack.Decoder[Any]:
 
 decode_from_driver_at_scheduler = decoder(driver_to_scheduler.Message).decode
 decode_from_scheduler_at_driver = decoder(scheduler_to_driver.Message).decode
+decode_from_operator_at_scheduler = decoder(operator_to_scheduler.Message).decode
+decode_from_scheduler_at_operator = decoder(scheduler_to_operator.Message).decode
 decode_from_agent_at_scheduler = decoder(agent_to_scheduler.Message).decode
 decode_from_scheduler_at_agent = decoder(scheduler_to_agent.Message).decode
 decode_from_worker_at_agent = decoder(worker_to_agent.Message).decode

@@ -50,4 +50,13 @@ class HelloWanted(_Message, frozen=True):
     say hello anew.  Other messages of such an agent are ignored."""
 
 
-Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted
+class Drain(_Message, frozen=True):
+    """The node is to leave when its last worker has ended.  The agent keeps this in mind for a scheduler that was
+    restarted."""
+
+
+class Retire(_Message, frozen=True):
+    """A drained node has no worker left and gets none: say goodbye and end."""
+
+
+Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire

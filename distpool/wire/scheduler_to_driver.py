@@ -80,9 +80,18 @@ class ReclaimIdle(_Message, frozen=True):
     excess: int = 0
 
 
+class LeaseWanted(_Message, frozen=True):
+    """Give this worker back when the task that it runs has ended: its node is to leave.  Another one comes for it."""
+
+    lease: str
+    pool: str
+
+
 class HelloWanted(_Message, frozen=True):
     """Answer to the heartbeat of a driver that the scheduler does not know (it was restarted, or gave the driver up):
     say hello anew.  Other messages of such a driver are ignored."""
 
 
-Message = SchedulerWelcome | Refused | LeaseGranted | LeaseEnded | DemandInfeasible | ReclaimIdle | HelloWanted
+Message = (
+    SchedulerWelcome | Refused | LeaseGranted | LeaseEnded | DemandInfeasible | ReclaimIdle | LeaseWanted | HelloWanted
+)
