@@ -236,14 +236,29 @@ class PoolCore:
             self._fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
         self._dismiss_when_done(effects)
 
-    def on_reclaim(self, now: float, effects: Effects) -> None:
-        """Others wait for workers: give back those that are idle, and for a while those that become idle."""
+    def on_reclaim(self, now: float, effects: Effects, excess: int = 0) -> None:
+        """Others wait for workers: give back those that are idle, and for a while those that become idle; and of those
+        that are busy so many as are above the fair share, when their tasks end."""
         self._dealer.generous_until = now + GENEROUS_S
         for group in self._dealer.groups.values():
             if not group.ready:
                 for worker in list(group.idle.values()):
                     self._dealer.dismiss(group, worker, effects)
                 self._dealer.ask(group, effects, shrink=True)
+        living = [worker for worker in self.workers.values() if worker.exit is None]
+        staying = [worker for worker in living if not worker.leaving and not worker.wanted]
+        for worker in staying[: max(0, excess - (len(living) - len(staying)))]:
+            self._dealer.release(self._dealer.groups[worker.shape], worker, effects)
+
+    def on_lease_wanted(self, lease: str, now: float, effects: Effects) -> None:
+        """The worker's node is to leave: give it back when the task that it runs has ended."""
+        worker = self.workers.get(lease)
+        if worker is not None:
+            self._dealer.release(self._dealer.groups[worker.shape], worker, effects)
+
+    def near(self, shape: Shape) -> tuple[str, ...]:
+        """Where workers of this shape would be of most use."""
+        return self._dealer.near(shape)
 
     def on_withdrawn(self, task: Task) -> None:
         """A task that has not been sent is cancelled; the shell settles its future."""

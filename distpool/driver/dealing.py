@@ -8,6 +8,9 @@ interpreter.  When a worker runs dry while another still holds a queue, the tail
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+
 from distpool.driver.state import Effects, Group, Worker
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
@@ -19,6 +22,10 @@ LONG_S = 0.02
 #: The most tasks, and the most bytes of arguments, in one worker's window and in one message.
 WINDOW_TASKS = 2000
 BATCH_BYTES = 1 << 20
+#: So many tasks are looked at for one whose arguments are on the node of the worker that is free.
+LOOK_AHEAD = 32
+#: So many nodes are named to the scheduler as those where workers would be of most use.
+MOST_NEAR = 8
 #: A worker that has not answered for this long while another is idle gives its queue back.
 RETRACT_AFTER_S = 0.005
 #: How long a worker that was told to leave may take for its ``atexit`` functions.
@@ -74,9 +81,17 @@ class Dealer:
             group.demand = wanted
             effects.demand.append((group.shape, wanted))
 
+    def near(self, shape: Shape) -> tuple[str, ...]:
+        """The nodes on which workers of this shape would find the arguments of tasks that wait, the best first."""
+        homes: dict[str, int] = {}
+        for task in itertools.islice(self.group(shape).ready, LOOK_AHEAD * MOST_NEAR):
+            if task.home:
+                homes[task.home] = homes.get(task.home, 0) + 1
+        return tuple(sorted(homes, key=homes.__getitem__, reverse=True)[:MOST_NEAR]) if homes else ()
+
     def deal(self, group: Group, now: float, effects: Effects) -> None:
         while group.ready and group.idle:
-            lease = next(reversed(group.idle))
+            lease = self._idle_at(group, group.ready[0].home) or next(reversed(group.idle))
             if not self.give(group, group.idle[lease], now, effects):
                 group.idle.pop(lease, None)
         if group.idle and not group.ready:
@@ -84,7 +99,7 @@ class Dealer:
 
     def give(self, group: Group, worker: Worker, now: float, effects: Effects) -> int:
         """Send a worker as many tasks as its window has room for; returns how many."""
-        if worker.leaving or worker.exclusive or worker.stopping or worker.exit is not None:
+        if worker.leaving or worker.wanted or worker.exclusive or worker.stopping or worker.exit is not None:
             return 0
         in_flight = worker.in_flight
         ready = group.ready
@@ -103,6 +118,8 @@ class Dealer:
             if task.withdrawn:
                 ready.popleft()
                 continue
+            if task.home and task.home != worker.node:
+                task = _bring_forward(ready, worker.node)
             if task.alone:
                 if in_flight:
                     break
@@ -140,7 +157,9 @@ class Dealer:
 
     def after_answer(self, group: Group, worker: Worker, now: float, effects: Effects) -> None:
         if worker.in_flight:
-            if group.ready and len(worker.in_flight) <= self.window(group) // 2:
+            if worker.wanted:
+                self._retract_queue(worker, effects)
+            elif group.ready and len(worker.in_flight) <= self.window(group) // 2:
                 self.give(group, worker, now, effects)
             return
         if worker.stopping:
@@ -150,7 +169,7 @@ class Dealer:
             self._deadlines.pop(("task", worker.lease), None)
         if worker.leaving or worker.exit is not None:
             return
-        if self.max_tasks and worker.tasks_given >= self.max_tasks:
+        if worker.wanted or (self.max_tasks and worker.tasks_given >= self.max_tasks):
             self.dismiss(group, worker, effects)
             return
         if group.ready and self.give(group, worker, now, effects):
@@ -194,6 +213,21 @@ class Dealer:
             if again:
                 self._deadlines[("retract", "")] = now + RETRACT_AFTER_S
 
+    def release(self, group: Group, worker: Worker, effects: Effects) -> None:
+        """Give a worker back when the task that it runs has ended; what it holds besides goes elsewhere."""
+        if worker.leaving or worker.wanted or worker.exit is not None:
+            return
+        if worker.in_flight or worker.stopping:
+            worker.wanted = True
+            self._retract_queue(worker, effects)
+        else:
+            self.dismiss(group, worker, effects)
+
+    def _retract_queue(self, worker: Worker, effects: Effects) -> None:
+        if len(worker.in_flight) > 1 and not worker.retracting:
+            effects.retract.append((worker, list(worker.in_flight)[1:]))
+            worker.retracting = True
+
     def requeue(self, group: Group, tasks: list[Task], effects: Effects) -> None:
         tasks = [task for task in tasks if not task.withdrawn]
         group.ready.extendleft(reversed(tasks))
@@ -215,3 +249,20 @@ class Dealer:
         self._deadlines.pop(("idle", worker.lease), None)
         effects.leave.append(worker)
         effects.give_back.append((worker, LEAVE_GRACE_S, False))
+
+    @staticmethod
+    def _idle_at(group: Group, node: str) -> str:
+        """An idle worker on ``node``, if there is one; the one that was idle last, since its caches are warm."""
+        if not node:
+            return ""
+        return next((lease for lease, worker in reversed(group.idle.items()) if worker.node == node), "")
+
+
+def _bring_forward(ready: deque[Task], node: str) -> Task:
+    """Put the first task that runs well on ``node``, of the next few, before the others; returns the first."""
+    for number, task in enumerate(itertools.islice(ready, LOOK_AHEAD)):
+        if task.home in ("", node) and not task.withdrawn:
+            del ready[number]
+            ready.appendleft(task)
+            break
+    return ready[0]

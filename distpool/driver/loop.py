@@ -331,16 +331,11 @@ class Loop:
             scheduler_to_driver.LeaseGranted: pool.on_granted,
             scheduler_to_driver.LeaseEnded: pool.on_ended,
             scheduler_to_driver.DemandInfeasible: pool.on_infeasible,
+            scheduler_to_driver.ReclaimIdle: pool.on_reclaim,
+            scheduler_to_driver.LeaseWanted: pool.on_lease_wanted,
         }
-        handler = handlers.get(type(message))
-
-        def event(now: float, effects: Effects) -> None:
-            if handler is not None:
-                handler(message, now, effects)
-            else:
-                pool.on_reclaim(now, effects)
-
-        settled += pool.handle(event, now)
+        handler = handlers[type(message)]
+        settled += pool.handle(lambda now, effects: handler(message, now, effects), now)
 
     def _do_later(self, action: Callable[[], None]) -> None:
         self._later.append(action)

@@ -12,6 +12,7 @@ otherwise tasks gather and leave in batches, when results come in or enough have
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ from distpool.driver.outcome import PackedOutcome, broken_error, exception_of
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.spec import PoolSpec
 from distpool.driver.state import Effects, Failure, FailureKind, WorkerExit
-from distpool.driver.task import Task
+from distpool.driver.task import Task, home_of
 from distpool.driver.workforce import Workforce
 from distpool.options import DEFAULT, TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker, scheduler_to_driver, worker_to_driver
@@ -138,6 +139,7 @@ class WorkerPool:
                 message.flags |= READONLY
         if value.objects:
             task.keep = packed
+            task.home = home_of(value.objects)
         future._task = task
         session.announce_changed_definitions()
         if packed.dependencies:
@@ -377,9 +379,13 @@ class WorkerPool:
         """The scheduler knows the pool."""
         self._core.on_opened(now, effects)
 
-    def on_reclaim(self, now: float, effects: Effects) -> None:
+    def on_reclaim(self, message: scheduler_to_driver.ReclaimIdle, now: float, effects: Effects) -> None:
         """Somebody else needs workers."""
-        self._core.on_reclaim(now, effects)
+        self._core.on_reclaim(now, effects, message.excess)
+
+    def on_lease_wanted(self, message: scheduler_to_driver.LeaseWanted, now: float, effects: Effects) -> None:
+        """A worker's node is to leave."""
+        self._core.on_lease_wanted(message.lease, now, effects)
 
     def next_deadline(self) -> float | None:
         """When ``on_time`` must be called."""
@@ -436,7 +442,8 @@ class WorkerPool:
         """Do what the core decided; what concerns futures is returned, to be done without the lock."""
         session = self._session
         for shape, workers in effects.demand:
-            session.tell_scheduler(driver_to_scheduler.Demand(self.pool_id, shape, workers))
+            near = self._core.near(shape) if workers else ()
+            session.tell_scheduler(driver_to_scheduler.Demand(self.pool_id, shape, workers, near))
         for task in effects.requeued:
             task.future._state = PENDING
         for worker, tasks in effects.send:
@@ -488,6 +495,8 @@ class WorkerPool:
                 self._waiting.discard(task)
                 task.message.dependencies = values
                 task.keep = (task.keep, kept)
+                arguments = (task.message.objects, *(value.objects for value in values))
+                task.home = home_of(itertools.chain.from_iterable(arguments))
                 self._inbox.append(task)
         self._react(None)
 

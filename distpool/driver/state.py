@@ -60,6 +60,8 @@ class Worker(msgspec.Struct, eq=False):
     tasks_given: int = 0
     answered: bool = False
     leaving: bool = False
+    #: it is given back when the task that it runs has ended
+    wanted: bool = False
     exclusive: bool = False
     retracting: bool = False
     last_progress: float = 0.0

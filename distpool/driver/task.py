@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from distpool.wire import driver_to_worker
+from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
 
 
@@ -28,6 +30,7 @@ class Task(msgspec.Struct, eq=False):
     ``message`` is what the next attempt sends; its ``attempt`` number is drawn anew for every attempt.  ``future`` is
     opaque to the core.  ``keep`` owns the stored buffers of the arguments.  ``alone`` marks a task that must not share
     a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
+    ``home`` is the node that holds most of its stored arguments (``""``: it has none, and runs anywhere as well).
     """
 
     future: Any
@@ -40,3 +43,13 @@ class Task(msgspec.Struct, eq=False):
     withdrawn: bool = False
     deaths: int = 0
     keep: Any = None
+    home: str = ""
+
+
+def home_of(locations: Iterable[Location]) -> str:
+    """The node that holds most of these buffers."""
+    sizes: dict[str, int] = {}
+    for location in locations:
+        if location.size_bytes:
+            sizes[location.node] = sizes.get(location.node, 0) + location.size_bytes
+    return max(sizes, key=sizes.__getitem__) if sizes else ""

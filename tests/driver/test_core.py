@@ -13,8 +13,9 @@ from distpool.driver.core import INTERRUPT_GRACE_S, LAST_WORDS_S, PoolCore
 from distpool.driver.dealing import RETRACT_AFTER_S
 from distpool.driver.functions import in_payload
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
-from distpool.driver.task import Task
+from distpool.driver.task import Task, home_of
 from distpool.wire.driver_to_worker import Task as TaskMessage
+from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
 from distpool.wire.worker_to_driver import OK, Result
 
@@ -112,6 +113,101 @@ def test_last_words_that_arrive_after_word_of_the_death_still_count() -> None:
     effects = Effects()
     core.on_results("l1", answers(worker, 1), 0.1, 1.001, effects)
     assert [task.future for task, _ in effects.finished] == ["a"]
+
+
+def busy_core(*durations_s: float) -> tuple[PoolCore, list[Worker]]:
+    """As many workers, each with tasks in flight."""
+    core = PoolCore(len(durations_s))
+    workers = [make_worker(f"l{number}") for number in range(len(durations_s))]
+    core.on_submitted([make_task(str(number)) for number in range(len(workers))], 0.0, Effects())
+    for worker, duration_s in zip(workers, durations_s, strict=True):
+        core.on_granted(worker, 0.0, Effects())
+        core.on_results(worker.lease, answers(worker, 1), duration_s, 0.0, Effects())
+    core.on_submitted([make_task(f"more{number}") for number in range(len(workers) * 3)], 0.0, Effects())
+    return core, workers
+
+
+def test_a_worker_that_is_wanted_back_goes_after_its_task_and_gives_back_its_queue() -> None:
+    core, [worker] = busy_core(1e-3)
+    assert len(worker.in_flight) == 3
+    effects = Effects()
+    core.on_lease_wanted("l0", 0.0, effects)
+    [(_, attempts)] = effects.retract
+    assert attempts == list(worker.in_flight)[1:]
+    assert not effects.give_back
+    effects = Effects()
+    core.on_retracted("l0", attempts, 0.0, effects)
+    assert not effects.send
+    core.on_results("l0", answers(worker, 1), 1e-3, 0.0, effects)
+    assert [given[0] for given in effects.give_back] == [worker]
+    other = make_worker("l1")
+    effects = Effects()
+    core.on_granted(other, 0.1, effects)
+    assert [task.future for task in other.in_flight.values()] == ["more1"]
+
+
+def test_an_idle_worker_that_is_wanted_back_goes_at_once() -> None:
+    core = PoolCore(1, eager=True)
+    core.on_opened(0.0, Effects())
+    core.on_granted(make_worker("l0"), 0.0, Effects())
+    effects = Effects()
+    core.on_lease_wanted("l0", 0.0, effects)
+    assert [worker.lease for worker in effects.leave] == ["l0"]
+    # It is still wanted as before: another one comes for it.
+    assert effects.demand == []
+
+
+def test_above_the_fair_share_busy_workers_are_given_back_when_their_tasks_end() -> None:
+    core, workers = busy_core(0.5, 0.5, 0.5)
+    effects = Effects()
+    core.on_reclaim(0.0, effects, 2)
+    core.on_reclaim(0.0, effects, 2)
+    assert [worker.wanted for worker in workers] == [True, True, False]
+    for worker in workers:
+        core.on_results(worker.lease, answers(worker, 1), 0.5, 0.5, effects)
+    assert [given[0] for given in effects.give_back] == workers[:2]
+    assert workers[2].in_flight
+
+
+def at_home(name: str, node: str) -> Task:
+    task = make_task(name)
+    task.home = node
+    return task
+
+
+def test_tasks_go_to_idle_workers_on_the_node_of_their_arguments() -> None:
+    core = PoolCore(3)
+    for node in ("a", "b", "c"):
+        core.on_granted(Worker(f"on-{node}", b"w", Shape(), node, 1, 1), 0.0, Effects())
+    effects = Effects()
+    core.on_submitted([at_home("1", "a"), at_home("2", "c"), at_home("3", "c")], 0.0, effects)
+    sent = {task.future: worker.node for worker, tasks in effects.send for task in tasks}
+    # The third could wait for c, or be fetched: what is idle works.
+    assert sent == {"1": "a", "2": "c", "3": "b"}
+
+
+def test_a_worker_takes_first_what_has_its_arguments_there() -> None:
+    core = PoolCore(1)
+    worker = Worker("l", b"w", Shape(), "b", 1, 1)
+    core.on_submitted([at_home("1", "a"), at_home("2", "b"), at_home("3", "")], 0.0, Effects())
+    core.on_granted(worker, 0.0, Effects())
+    order = []
+    while worker.in_flight:
+        order += [task.future for task in worker.in_flight.values()]
+        core.on_results("l", answers(worker, 1), 0.5, 0.0, Effects())
+    assert order == ["2", "3", "1"]
+
+
+def test_the_scheduler_is_told_where_workers_would_be_of_most_use() -> None:
+    core = PoolCore(9)
+    core.on_submitted(
+        [at_home(str(i), node) for i, node in enumerate(["a", "b", "b", "", "b", "a", "c"])], 0.0, Effects()
+    )
+    assert core.near(Shape()) == ("b", "a", "c")
+    assert (
+        home_of([Location("1", "x", "s", 0, 100), Location("2", "y", "s", 0, 60), Location("3", "y", "s", 0, 60)])
+        == "y"
+    )
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
@@ -377,11 +473,21 @@ class PoolModel(RuleBasedStateMachine):
             if self.core.next_deadline() == deadline:
                 raise AssertionError("a deadline that does not go away")
 
-    @rule()
-    def reclaim(self) -> None:
+    @rule(excess=st.integers(0, 3))
+    def reclaim(self, excess: int) -> None:
         effects = Effects()
-        self.core.on_reclaim(self.now, effects)
+        self.core.on_reclaim(self.now, effects, excess)
         self.perform(effects)
+        assert sum(worker.leaving or worker.wanted for worker in self.alive.values()) >= min(excess, len(self.alive))
+
+    @precondition(lambda self: self.alive)
+    @rule(pick=st.randoms(use_true_random=False))
+    def want_back(self, pick: Any) -> None:
+        worker = self.alive[pick.choice(sorted(self.alive))]
+        effects = Effects()
+        self.core.on_lease_wanted(worker.lease, self.now, effects)
+        self.perform(effects)
+        assert worker.leaving or worker.wanted
 
     @invariant()
     def consistent(self) -> None:
