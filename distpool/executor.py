@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from distpool.driver.ahead import start_ahead
 from distpool.executor_standard import StandardExecutor
 from distpool.options import DEFAULT, TaskOptions, current, merge
 from distpool.ordered_map import check_arguments, in_chunks, ordered_map
@@ -29,7 +30,8 @@ from distpool.ordered_map import check_arguments, in_chunks, ordered_map
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from distpool.driver.pool import PoolSpec, WorkerPool
+    from distpool.driver.pool import WorkerPool
+    from distpool.driver.spec import PoolSpec
 
 T = TypeVar("T")
 Submit = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], TaskOptions], "Future[Any]"]
@@ -69,6 +71,7 @@ class PoolSlot:
             if self._pool is None:
                 if self.closed:
                     raise RuntimeError("cannot schedule new futures after shutdown")
+                start_ahead(self._address)
                 from distpool.driver.session import current_session
 
                 self._hold(current_session(self._address).open_pool(self.spec))
@@ -304,7 +307,7 @@ def checked_spec(
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
-    from distpool.driver.pool import PoolSpec
+    from distpool.driver.spec import PoolSpec
 
     return PoolSpec(
         operator.index(max_workers),

@@ -33,7 +33,7 @@ from distpool.executor import PoolSlot, checked_spec
 from distpool.options import current
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import PoolSpec
+    from distpool.driver.spec import PoolSpec
 
 #: Seconds after which idle workers end; joblib's own default.
 IDLE_WORKER_TIMEOUT_S = 300.0

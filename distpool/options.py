@@ -10,8 +10,9 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from distpool.wire.resources import Shape
 
@@ -19,8 +20,7 @@ from distpool.wire.resources import Shape
 STRATEGIES = ("spread", "pack")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
+class TaskOptions(msgspec.Struct, frozen=True):
     """What may be asked of a single task.  ``None`` means: as the pool says.
 
     :param timeout_s: how long it may run before it is stopped and its future gets ``TaskTimeoutError``.
@@ -81,11 +81,11 @@ def merge(base: TaskOptions, overrides: Mapping[str, Any]) -> TaskOptions:
     """``base`` with ``overrides`` checked and applied (errors as for ``options``)."""
     checked: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name not in TaskOptions.__slots__:
-            known = ", ".join(TaskOptions.__slots__)
+        if name not in TaskOptions.__struct_fields__:
+            known = ", ".join(TaskOptions.__struct_fields__)
             raise TypeError(f"unknown option {name!r}; known options are {known}")
         checked[name] = None if value is None else _check(name, value)
-    return replace(base, **checked)
+    return msgspec.structs.replace(base, **checked)
 
 
 def _check(name: str, value: Any) -> Any:

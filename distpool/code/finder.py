@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
+import copy  # noqa: F401 - it tries to import a module of Jython's, for which the driver should not be asked
 import importlib.machinery
 import importlib.util
 import sys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distpool.code.loader import Loader
 
 
-class DriverFinder(importlib.abc.MetaPathFinder):
+class DriverFinder:
     """First on ``sys.meta_path``, so that it sees what the others find; asks the driver when they find nothing.
 
     :param user_modules: names of modules that count as the user's wherever they lie.
@@ -141,8 +141,11 @@ class DriverFinder(importlib.abc.MetaPathFinder):
             return None
         source = None if not answer.source and not answer.filename else answer.source
         loader = _DriverLoader(self, name, source, answer.filename, answer.is_package)
-        return importlib.util.spec_from_loader(
-            name, loader, origin=answer.filename or None, is_package=answer.is_package
+        return importlib.machinery.ModuleSpec(
+            name,
+            loader,  # type: ignore[arg-type]
+            origin=answer.filename or None,
+            is_package=answer.is_package,
         )
 
 
@@ -165,7 +168,7 @@ def _is_from_driver(module: types.ModuleType) -> bool:
     return isinstance(getattr(module, "__loader__", None), _DriverLoader)
 
 
-class _DriverLoader(importlib.abc.InspectLoader):
+class _DriverLoader:
     """Makes a module from the source that the driver sent, or one that asks for its names."""
 
     def __init__(self, finder: DriverFinder, name: str, source: bytes | None, filename: str, package: bool) -> None:
@@ -198,6 +201,10 @@ class _DriverLoader(importlib.abc.InspectLoader):
     def get_source(self, fullname: str) -> str | None:
         """For tracebacks and ``inspect``."""
         return None if self._source is None else importlib.util.decode_source(self._source)
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        """For ``runpy``."""
+        return None if self._source is None else compile(self._source, self._filename, "exec", dont_inherit=True)
 
     def is_package(self, fullname: str) -> bool:
         """Part of the import protocol."""

@@ -307,9 +307,7 @@ def install(requester: Requester, setup: Setup, store: Any = None) -> Loader:
     """
     global _loader, _former_main
     from distpool.code.finder import DriverFinder
-    from distpool.code.origins import installed_folders
 
-    installed_folders()
     loader = Loader(requester, store)
     main = DriverModule(MAIN)
     _former_main = sys.modules.get(MAIN)

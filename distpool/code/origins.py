@@ -6,10 +6,8 @@ Used by both halves, which must agree: the worker digests what importing the mod
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -29,10 +27,11 @@ _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 @functools.cache
 def installed_folders() -> tuple[str, ...]:
-    """Where Python and installed packages are.  To be called once before imports are hooked, because it imports."""
-    paths = sysconfig.get_paths()
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {os.path.realpath(paths[name]) for name in names if paths.get(name)}
+    """Where Python's own modules are."""
+    # What ``sysconfig`` would say, without the ten thousand build settings that it loads first.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    extensions = os.path.join(sys.base_exec_prefix, sys.platlibdir, version)
+    folders = {os.path.realpath(folder) for folder in (os.path.dirname(os.__file__), extensions)}
     return tuple(folder + os.sep for folder in folders)
 
 
@@ -89,8 +88,9 @@ def digest(module_name: str, name: str, value: Any) -> bytes:
     each process).
     """
     import pickle
+    from hashlib import blake2b
 
-    hashing = hashlib.blake2b(digest_size=12)
+    hashing = blake2b(digest_size=12)
     if type(value) in _ATOMS:
         if isinstance(value, (str, bytes)) and len(value) > LARGE_BYTES:
             return LARGE

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ import zmq
 
 from distpool import errors
 from distpool.driver import ending
+from distpool.driver.ahead import take_over
 from distpool.driver.functions import FunctionTable
 from distpool.driver.inherited import inherit
 from distpool.driver.interrupts import shield
@@ -54,7 +54,7 @@ class Session:
 
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.routing_id = b"d-" + secrets.token_hex(6).encode()
+        self.routing_id = b"d-" + os.urandom(6).hex().encode()
         self.worker = worker_context.current()
         self.store_settings = store_settings
         self.node = None
@@ -63,9 +63,11 @@ class Session:
             endpoint = self.worker.scheduler_endpoint
             store_folder = self.worker.store_folder
         if endpoint is None:
-            from distpool.node.launch import start_private_node
+            self.node = take_over() if store_settings is None else None
+            if self.node is None:
+                from distpool.node.launch import start_private_node
 
-            self.node = start_private_node(wait=False, store_settings=store_settings)
+                self.node = start_private_node(wait=False, store_settings=store_settings)
             endpoint = self.node.endpoint
             store_folder = self.node.store_folder
         # What this process imports, it imports while the node starts.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True)
-class PoolSpec:
+
+class PoolSpec(msgspec.Struct, frozen=True):
     """What a front door wants of its pool.
 
     :param max_workers: its budget of slots; a worker takes one, unless ``num_cpus`` says otherwise.

@@ -17,6 +17,7 @@ from multiprocessing import util
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
+from distpool.driver.ahead import start_ahead
 from distpool.multiprocessing.callbacks import CallbackThread
 from distpool.multiprocessing.failures import as_submit_error, failed
 from distpool.multiprocessing.feeding import Feed, Feeds, chunks, collect
@@ -31,7 +32,8 @@ from distpool.options import current as current_options
 from distpool.wire.driver_to_worker import CHUNK, MAP
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import PoolSpec, WorkerPool
+    from distpool.driver.pool import WorkerPool
+    from distpool.driver.spec import PoolSpec
     from distpool.options import TaskOptions
 
 __all__ = ["Pool", "ThreadPool"]
@@ -92,7 +94,7 @@ class Pool(standard.Pool):
         self._initargs = tuple(initargs)
         self._maxtasksperchild = maxtasksperchild
 
-        from distpool.driver.pool import PoolSpec
+        from distpool.driver.spec import PoolSpec
 
         self._workers = self._open(
             PoolSpec(
@@ -116,6 +118,7 @@ class Pool(standard.Pool):
         self._state = RUN
 
     def _open(self, spec: PoolSpec) -> WorkerPool:
+        start_ahead()
         from distpool.driver.session import current_session
 
         return current_session().open_pool(spec)

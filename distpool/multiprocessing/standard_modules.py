@@ -4,7 +4,6 @@ classes, exceptions and module state are the same however a program imports them
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import pkgutil
@@ -12,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+# Neither class derives from those of ``importlib.abc``: that module loads ``tempfile`` and all that this needs.
 
-class _Finder(importlib.abc.MetaPathFinder):
+
+class _Finder:
     """Comes last on ``sys.meta_path``, so that modules of our own win."""
 
     def __init__(self, package: str) -> None:
@@ -28,12 +29,15 @@ class _Finder(importlib.abc.MetaPathFinder):
         standard = f"multiprocessing.{fullname[len(self._prefix) :]}"
         if importlib.util.find_spec(standard) is None:
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(standard))
+        return importlib.machinery.ModuleSpec(fullname, _Loader(standard))  # type: ignore[arg-type]
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     def __init__(self, standard: str) -> None:
         self._standard = standard
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Part of the import protocol: a module as usual."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the standard module in the place of the new one (the import system looks there again)."""

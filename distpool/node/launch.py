@@ -58,6 +58,7 @@ class PrivateNode:
     :ivar folder: holds its sockets.
     :ivar store_folder: holds the object store's segments.
     :ivar pid: its process.
+    :ivar owner: the process that started it.
     :ivar sentinel: a descriptor that becomes readable when the process ends.
     """
 
@@ -71,7 +72,7 @@ class PrivateNode:
         self.sentinel = status
         self._folders = folders
         self._life = life
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         self._exit_code: int | None = None
         self._ended = False
 
@@ -104,7 +105,7 @@ class PrivateNode:
 
     def stop(self) -> None:
         """End the node and everything below it; killed when it takes too long.  Fine to call twice."""
-        if self._ended or os.getpid() != self._owner:
+        if self._ended or os.getpid() != self.owner:
             return
         self._close(self._life)
         self._life = -1
@@ -121,7 +122,7 @@ class PrivateNode:
 
     def kill(self) -> None:
         """End the node at once."""
-        if self._ended or os.getpid() != self._owner:
+        if self._ended or os.getpid() != self.owner:
             return
         if not self._reap(0.0):
             try:

@@ -7,6 +7,7 @@ and where there is none, the pipe on descriptor 0 breaks.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -73,6 +74,8 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
             raise RuntimeError(f"the process from which workers are forked cannot start:\n{agent.zygotes.broken}")
         if loop.running:
             os.write(_STATUS, READY)
+            gc.freeze()
+            gc.enable()
             sweep(config.store_settings.spill_folder)
             loop.run()
         agent.close()

@@ -36,6 +36,8 @@ from distpool.node.control import Exited, Fork, Forked, Generate, NotForked, Rea
 _PR_SET_PDEATHSIG = 1
 #: Of the thread in which a generation loads its modules (``nice``): a tenth of a core when all cores are busy.
 _LOADING_PRIORITY = 10
+#: After so long without a request, there is time to load what only some workers need.
+_QUIET_S = 0.05
 #: Libraries make threads when they are imported, unless they are told otherwise: numerical ones as many as there are
 #: cores, and pyarrow (which scikit-learn and pandas import) one in which its allocator tidies up.
 _NO_THREADS = dict.fromkeys(
@@ -80,21 +82,33 @@ class _Zygote:
         signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         # What exists now is shared with all workers; a collection that touched it would copy it page by page.
-        gc.collect()
         gc.freeze()
+        gc.enable()
         self._control.send(Ready(self._generation, os.getpid(), modules, unloadable))
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
+        timeout_ms: float | None = _QUIET_S * 1000
         try:
             while True:
-                for fd, _ in poll.poll():
+                ready = poll.poll(timeout_ms)
+                if not ready:
+                    timeout_ms = None
+                    self._load_rest()
+                for fd, _ in ready:
                     if fd == self._wake_read:
                         self._reap()
                     else:
                         self._obey()
         except (EOFError, BrokenPipeError):
             os._exit(0)  # the node is gone; the kernel ends the workers
+
+    def _load_rest(self) -> None:
+        gc.disable()
+        for name in getattr(self._worker_module, "LOADED_LATER", ()):
+            importlib.import_module(name)
+        gc.freeze()
+        gc.enable()
 
     def _reap(self) -> None:
         try:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from distpool.sharing.reducers import Shared
 from distpool.sharing.server import SharedDescriptor
 
 
-@dataclass(frozen=True)
-class Parentage:
+class Parentage(msgspec.Struct, frozen=True):
     """Captured in the driver when it sets up workers, adopted by each worker before it runs anything.
 
     :param authkey: ``multiprocessing.current_process().authkey``, with which manager proxies authenticate.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import errno
 import os
-import secrets
 import socket
 import struct
 import sys
@@ -41,14 +40,14 @@ class Server:
     def add_descriptor(self, fd: int | Callable[[], int]) -> tuple[str, bytes]:
         """Serve a duplicate of ``fd``, or what it gives when called, until ``remove``; returns address and key."""
         duplicate = os.dup(fd) if isinstance(fd, int) else fd
-        key = secrets.token_bytes(KEY_BYTES)
+        key = os.urandom(KEY_BYTES)
         with self._lock:
             self._descriptors[key] = duplicate
             return self._start(), key
 
     def add_semaphore(self, serve: Callable[[socket.socket], None]) -> tuple[str, bytes]:
         """Serve a semaphore until ``remove``: ``serve`` is called with each connection, in a thread of its own."""
-        key = secrets.token_bytes(KEY_BYTES)
+        key = os.urandom(KEY_BYTES)
         with self._lock:
             self._semaphores[key] = serve
             return self._start(), key
@@ -73,11 +72,11 @@ class Server:
         if self._listener is None:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             if sys.platform == "linux":
-                self._address = f"\0distpool-{os.getpid()}-{secrets.token_hex(8)}"
+                self._address = f"\0distpool-{os.getpid()}-{os.urandom(8).hex()}"
             else:
                 from multiprocessing.util import get_temp_dir
 
-                self._address = os.path.join(get_temp_dir(), f"share-{secrets.token_hex(4)}")
+                self._address = os.path.join(get_temp_dir(), f"share-{os.urandom(4).hex()}")
             listener.bind(self._address)
             listener.listen(128)
             try:

@@ -6,26 +6,16 @@ never by the message.
 
 from __future__ import annotations
 
-import platform
+import importlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from distpool.wire import (
-    agent_to_scheduler,
-    driver_to_scheduler,
-    driver_to_worker,
-    operator_to_scheduler,
-    scheduler_to_agent,
-    scheduler_to_driver,
-    scheduler_to_operator,
-    worker_to_agent,
-    worker_to_driver,
-)
-
 #: Raised by one whenever a message changes in a way that an older peer would misread.
 PROTOCOL = 1
-PYTHON = ".".join(platform.python_version_tuple()[:2])
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -39,12 +29,24 @@ def decoder(message_type: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(message_type)
 
 
-decode_from_driver_at_scheduler = decoder(driver_to_scheduler.Message).decode
-decode_from_scheduler_at_driver = decoder(scheduler_to_driver.Message).decode
-decode_from_operator_at_scheduler = decoder(operator_to_scheduler.Message).decode
-decode_from_scheduler_at_operator = decoder(scheduler_to_operator.Message).decode
-decode_from_agent_at_scheduler = decoder(agent_to_scheduler.Message).decode
-decode_from_scheduler_at_agent = decoder(scheduler_to_agent.Message).decode
-decode_from_worker_at_agent = decoder(worker_to_agent.Message).decode
-decode_from_driver_at_worker = decoder(driver_to_worker.Message).decode
-decode_from_worker_at_driver = decoder(worker_to_driver.Message).decode
+Decode = Callable[["bytes | memoryview"], Any]
+decode_from_driver_at_scheduler: Decode
+decode_from_scheduler_at_driver: Decode
+decode_from_operator_at_scheduler: Decode
+decode_from_scheduler_at_operator: Decode
+decode_from_agent_at_scheduler: Decode
+decode_from_scheduler_at_agent: Decode
+decode_from_worker_at_agent: Decode
+decode_from_driver_at_worker: Decode
+decode_from_worker_at_driver: Decode
+
+
+def __getattr__(name: str) -> Decode:
+    """The decoders are made when they are first asked for: no process needs them all, and each takes a while."""
+    sender, found, receiver = name.removeprefix("decode_from_").partition("_at_")
+    if not found or name not in __annotations__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    arrow = importlib.import_module(f"distpool.wire.{sender}_to_{receiver}")
+    decode: Decode = decoder(arrow.Message).decode
+    globals()[name] = decode
+    return decode

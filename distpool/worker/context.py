@@ -10,11 +10,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
+class WorkerContext(msgspec.Struct, frozen=True):
     """The worker that this process is.
 
     :param lease: the lease that its driver holds on it; a driver in here calls it its parent lease.

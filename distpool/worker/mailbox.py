@@ -33,6 +33,7 @@ from distpool.wire.driver_to_worker import (
 from distpool.wire.worker_to_driver import FetchDefinitions, FetchModule, Retracted, Unpinned
 
 _DRIVER = b"d"[0]
+_decode = codec.decode_from_driver_at_worker
 
 
 class _Reply:
@@ -89,7 +90,7 @@ class Mailbox:
         if peer[0] != _DRIVER:
             return
         try:
-            message = codec.decode_from_driver_at_worker(frame)
+            message = _decode(frame)
         except msgspec.DecodeError:
             return  # no driver of ours sends such
         if peer != self._driver:

@@ -35,6 +35,14 @@ from distpool.worker.mailbox import Mailbox
 from distpool.worker.runner import Runner
 from distpool.worker.setup import reset_signals
 
+#: What tasks that submit tasks need.  The zygote loads it when it has nothing else to do: the first workers must not
+#: wait for it.
+LOADED_LATER = (
+    "distpool.driver.session",
+    "distpool.driver.environment",
+    "distpool.code.definitions",
+    "distpool.executor",
+)
 #: How long the last words may take to leave the process.
 _LINGER_S = 2.0
 

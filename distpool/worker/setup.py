@@ -13,8 +13,9 @@ import socket
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from distpool.wire.driver_to_worker import Setup
 from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 
-@dataclass(frozen=True)
-class LoggerState:
+class LoggerState(msgspec.Struct, frozen=True):
     """A logger of the driver's program that is not as loggers are by default."""
 
     level: int
@@ -36,8 +36,7 @@ class LoggerState:
     handler_level: int
 
 
-@dataclass(frozen=True)
-class LoggingState:
+class LoggingState(msgspec.Struct, frozen=True):
     """How logging is configured in the driver's program; the root logger's name is ``""``."""
 
     disable: int
@@ -45,8 +44,7 @@ class LoggingState:
     level_names: dict[int, str]
 
 
-@dataclass(frozen=True)
-class ProgramState:
+class ProgramState(msgspec.Struct, frozen=True):
     """What ``Setup.state`` holds: whatever of the driver's program is best said in Python's own terms.
 
     :param pid: the driver's process id, on ``host``.
@@ -63,7 +61,7 @@ class ProgramState:
     name: str
     parentage: bytes = b""
     start_method: str | None = None
-    warning_filters: list[bytes] = field(default_factory=list)
+    warning_filters: list[bytes] = []
     logging: LoggingState | None = None
     recursion_limit: int = 1000
     tty: tuple[bool, bool] = (False, False)

@@ -28,9 +28,20 @@ _PARENT_S = 5.0
 
 #: Where the main thread merely waits: an exception harms nothing there.
 _WAITS = frozenset(function.__code__ for function in (threading.Condition.wait, threading.Event.wait, Channel.wait))
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 _OUR_BOOKKEEPING = ("distpool.wire.", "distpool.store.", "distpool.code.", "distpool.worker.", "distpool.driver.")
 #: Modules in which we may be on behalf of their callers.
 _LIBRARY = ("threading", "contextlib", "logging", Channel.__module__)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: one that is interrupted leaves a package of which only some parts are there,
+    and which cannot be imported in that process any more."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Work(Protocol):
@@ -122,6 +133,8 @@ class Watch:
     def _is_fit(self, frame: FrameType | None) -> bool:
         if frame is None or frame.f_code in self._task_codes:
             return True
+        if _imports(frame):
+            return False
         inner: FrameType | None = frame
         while inner is not None and inner.f_globals.get("__name__") in _LIBRARY:
             if inner.f_code in _WAITS:

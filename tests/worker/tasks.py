@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -47,6 +48,17 @@ def signal_and_spin(path: str) -> None:
     open(path, "w").close()
     while True:
         sum(range(100))
+
+
+def import_and_spin(folder: str, name: str) -> None:
+    sys.path.insert(0, folder)
+    importlib.import_module(name)
+    while True:
+        time.sleep(0.001)
+
+
+def import_value(name: str) -> Any:
+    return importlib.import_module(name).VALUE
 
 
 def wait_for(path: str) -> str:

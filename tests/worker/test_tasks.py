@@ -159,6 +159,30 @@ def test_an_interrupt_ends_the_attempt_and_not_the_next(ready: Driver, tmp_path:
     assert ready.outcome(following) == 2
 
 
+def test_an_interrupt_waits_for_the_end_of_an_import(ready: Driver, tmp_path: Path) -> None:
+    package = tmp_path / "halves"
+    package.mkdir()
+    package.joinpath("part.py").write_text("VALUE = 5\n")
+    package.joinpath("__init__.py").write_text(
+        "import os, time\n"
+        "from halves.part import VALUE\n"
+        "open(__file__ + '.reached', 'w').close()\n"
+        "while not os.path.exists(__file__ + '.gate'):\n"
+        "    time.sleep(0.001)\n"
+        "VALUE = part.VALUE\n"  # as in asyncio: true only if the import above was not there before
+    )
+    attempt = ready.start(tasks.import_and_spin, str(tmp_path), "halves")
+    while not (package / "__init__.py.reached").exists():
+        ready.receive()
+    ready.send(Interrupt(attempt))
+    ready.send(Retract([attempt]))
+    ready.until(Retracted)  # so the interrupt has come
+    (package / "__init__.py.gate").touch()
+    with pytest.raises(TaskInterrupted):
+        ready.outcome(attempt)
+    assert ready.call(tasks.import_value, "halves") == 5
+
+
 def test_late_interrupts_hit_nobody(ready: Driver) -> None:
     for i in range(100):
         attempt = ready.start(tasks.add, i)

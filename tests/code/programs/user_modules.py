@@ -109,7 +109,7 @@ def main():
         assert call(config.make(3), 4) == 7
         assert call(lambda: config.HOOKS["f"]()) == 1
         assert type(call(config.Thing)) is config.Thing
-        assert rig.modules_asked == []
+        assert rig.modules_asked == [], rig.modules_asked
         assert call(dynamic.add, 3) == 8
         assert type(call(dynamic.C)) is dynamic.C
         assert call(lambda: dynamic.add(1)) == 6

@@ -1,0 +1,46 @@
+"""A head start for the private node: it starts while this process still loads what drives it.
+
+Called by the front doors when they are about to open a pool, and by ``session``, which takes the node over.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distpool.node.launch import PrivateNode
+
+_lock = threading.Lock()
+_ahead: PrivateNode | None = None
+
+
+def start_ahead(address: str | None = None) -> None:
+    """Start a private node if the first pool of this process will need one.  Cheap when it will not.
+
+    :param address: of the cluster that the pool is for.
+    :raises ConnectError: when it cannot be started.
+    """
+    global _ahead
+    if "distpool.driver.session" in sys.modules or address or os.environ.get("DISTPOOL_ADDRESS"):
+        return
+    worker_context = sys.modules.get("distpool.worker.context")
+    if worker_context is not None and worker_context.current() is not None:
+        return
+    from distpool.node.launch import start_private_node
+
+    with _lock:
+        if _ahead is None:
+            _ahead = start_private_node(wait=False)
+
+
+def take_over() -> PrivateNode | None:
+    """The node that was started ahead, if there is one; it is the caller's from now on."""
+    global _ahead
+    node, _ahead = _ahead, None
+    if node is not None and node.owner != os.getpid():
+        node.forget()  # of the program that forked this process
+        return None
+    return node
