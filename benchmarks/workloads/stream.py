@@ -1,7 +1,8 @@
 """A stream of 100 MB results, larger than memory is meant to be
 
 Tasks make arrays of 100 MB; the caller takes one after the other with ``imap`` (or what comes nearest), sums it and
-lets it go. The rate, and the peak of what all processes and shared memory together grew by. Ray's store gets 1 GB.
+lets it go. The rate, and the peak of what all processes and shared memory together grew by. Ray's store and distpool's
+get 1 GB.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ def stream(contender: Any, size: int) -> Iterator[Any]:
 def measure(contender: Contender, size: int) -> dict[str, float]:
     if contender.name == "ray":
         contender.settings = lambda: {"object_store_memory": BUDGET_BYTES}  # type: ignore[attr-defined]
+    if contender.name.startswith("distpool"):
+        import distpool
+
+        distpool.init(store_bytes=BUDGET_BYTES)
     with contender:
         contender.warm_up()
         with Peak() as peak:
