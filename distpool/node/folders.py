@@ -17,8 +17,8 @@ import sys
 import time
 
 from distpool.errors import ConnectError
+from distpool.store.settings import OWNER_FILE
 
-_LOCK = ".owner"
 _SHARED_MEMORY = "/dev/shm"
 #: Socket paths may have 107 bytes; so many of them are left for the names of sockets.
 _LONGEST_FOLDER = 107 - 40
@@ -70,7 +70,7 @@ class Folders:
     def hold(self) -> None:
         """Lock them; also when another process, which is about to let go, holds them too."""
         for folder in self._all():
-            fd = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(os.path.join(folder, OWNER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._locks.append(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
 
@@ -109,7 +109,7 @@ def _sweep_one(folder: str) -> bool:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             return False
         try:
-            fd = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(os.path.join(folder, OWNER_FILE), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             if time.time() - status.st_mtime < _NEWBORN_S:
                 return False
@@ -158,7 +158,7 @@ def _make_first(parents: list[str], name: str) -> str:
         try:
             os.mkdir(folder, 0o700)
             # A full file system lets one make a folder, but nothing in it.
-            probe = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            probe = os.open(os.path.join(folder, OWNER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.write(probe, f"{os.getpid()}\n".encode())
             finally:

@@ -20,6 +20,7 @@ import msgspec
 # Shared with the zygote: it is forked right after these imports, and forks workers that need them.
 import zmq
 
+from distpool import crashpoints
 from distpool.node.launch import READY, NodeConfig, agent_endpoint, scheduler_endpoint, spawn, write_config
 from distpool.wire import channel, codec
 
@@ -48,6 +49,7 @@ def main(role: str) -> NoReturn:
         _null_input()
         zygote.run(theirs, config.worker_module, config.import_path)
     theirs.close()
+    crashpoints.play("agent")
     _serve(config, control)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(zygote_pid, 0)

@@ -45,6 +45,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distpool import crashpoints
 from distpool.errors import ObjectLostError
 from distpool.store.handles import Packed, StoredPacked, StoredValue
 from distpool.store.ownership import Ended, Ownership
@@ -188,6 +189,7 @@ class ObjectStore:
         locations = {location.object_id: location for location in value.objects}
         with self._lock:
             surplus = self._ownership.adopt(locations.values())
+        crashpoints.reach("store.adopted")
         self._tell(Ended(returned=surplus))
         self.do_chores()
         return StoredValue(value, self, tuple(locations))
@@ -202,6 +204,7 @@ class ObjectStore:
 
     def release(self, object_ids: Iterable[str]) -> None:
         """The owner no longer needs these objects, which were made here and handed over."""
+        crashpoints.reach("store.released")
         self.drop_later(tuple(object_ids))
 
     def pinned(self, object_ids: Iterable[str]) -> tuple[str, ...]:
@@ -210,6 +213,7 @@ class ObjectStore:
         self.do_chores()
         with self._lock:
             still = self._ownership.report(object_ids)
+        crashpoints.reach("store.reported")
         self.do_chores()
         return still
 
@@ -407,12 +411,14 @@ class ObjectStore:
 
     def _dispose(self, ended: Ended) -> None:
         """What must be done under the lock."""
+        crashpoints.reach("store.ending")
         for object_id in ended.own:
             slot = self._writer.slots.pop(object_id, None)
             if slot is not None:
                 self._room.free(slot)
         for segment in ended.files:
             self._room.remove_foreign(segment)
+        crashpoints.reach("store.freed")
 
     def _tell(self, ended: Ended) -> None:
         """What must be done without it."""

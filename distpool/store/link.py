@@ -6,19 +6,25 @@ and a thread of its own, since it must answer while every other thread of the pr
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from distpool.store.settings import OWNER_FILE
 from distpool.store.spill import NodeFacts
 from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.codec import encode
+
+#: While somebody waits for an answer, it is found out so often whether the agent still lives.
+_LOOK_EVERY_S = 0.5
 
 _decode = msgspec.msgpack.Decoder(agent_says.Message).decode
 
@@ -26,35 +32,42 @@ _decode = msgspec.msgpack.Decoder(agent_says.Message).decode
 class Party(Protocol):
     """Who serves the agent's wishes, in the link's thread."""
 
-    def on_granted(self, size_bytes: int) -> None: ...
+    def on_granted(self, size_bytes: int, asked: Asked | None) -> None: ...
     def on_reclaim(self, round: int) -> tuple[int, client_says.StoreReport]: ...
     def on_spill(self, segment: str) -> tuple[int, str]: ...
     def describe(self, request: int) -> client_says.StoreContents: ...
 
 
 class Asked:
-    """A question under way; ``event`` is set when ``answer`` is there, or when there is another reason to look."""
+    """A question under way; ``event`` is set when ``answer`` is there, or when there is another reason to look.
 
-    __slots__ = ("answer", "event", "request")
+    ``wanted_bytes`` is the memory that it is about, ``reserved_bytes`` what is kept for whoever waits for it.
+    """
 
-    def __init__(self, request: int, event: threading.Event) -> None:
-        self.request = request
-        self.event = event
+    __slots__ = ("answer", "event", "request", "reserved_bytes", "wanted_bytes")
+
+    def __init__(self, wanted_bytes: int = 0) -> None:
+        self.request = 0
+        self.event = threading.Event()
         self.answer: agent_says.Message | None = None
+        self.wanted_bytes = wanted_bytes
+        self.reserved_bytes = 0
 
 
 class Link:
     """See the module's description."""
 
-    def __init__(self, facts: NodeFacts, owner: str, allowed_bytes: int, party: Party) -> None:
+    def __init__(self, folder: Path, facts: NodeFacts, owner: str, allowed_bytes: int, party: Party) -> None:
         import zmq
 
+        self._folder = folder
         self._agent = facts.agent.encode()
         self._party = party
         self._pid = os.getpid()
         self._requests = itertools.count(1)
         self._asked: dict[int, Asked] = {}
         self._closed = False
+        self._lost = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._channel = Channel(self._context, f"o-{owner}".encode())
         self._channel.connect(facts.endpoint, self._agent)
@@ -69,16 +82,20 @@ class Link:
         except PeerUnreachable:
             pass
 
-    def ask(self, make: Callable[[int], client_says.Message], event: threading.Event) -> Asked:
+    def ask(self, asked: Asked, make: Callable[[int], client_says.Message]) -> Asked:
         """Send a question, made for a request number; the answer comes later."""
-        asked = Asked(next(self._requests), event)
+        asked.request = next(self._requests)
         self._asked[asked.request] = asked
         self.say(make(asked.request))
+        if self.closed:
+            asked.event.set()
+        else:
+            self._channel.wake()  # from now on it looks whether the agent lives
         return asked
 
-    def forget(self, asked: Asked) -> None:
-        """Nobody waits for the answer any more."""
-        self._asked.pop(asked.request, None)
+    def forget(self, asked: Asked) -> bool:
+        """Nobody waits for the answer any more; whether it has not come yet."""
+        return self._asked.pop(asked.request, None) is not None
 
     def close(self) -> None:
         """End the connection and its thread; whoever waits for an answer is woken."""
@@ -91,24 +108,31 @@ class Link:
             self._thread.join()
         self._channel.close(0.2)
         self._context.destroy(linger=0)
-        for asked in list(self._asked.values()):
-            asked.event.set()
+        self._wake_all()
 
     @property
     def closed(self) -> bool:
         """Whether there will be no more answers."""
-        return self._closed
+        return self._closed or self._lost
 
     def _run(self) -> None:
         while not self._closed:
-            for _, frames in self._channel.receive():
+            arrived = self._channel.receive(_LOOK_EVERY_S if self._asked else None)
+            for _, frames in arrived:
                 message = _decode(frames[0])
                 self._serve(message)
+            if not arrived and self._asked and not node_lives(self._folder):
+                self._lost = True
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for asked in list(self._asked.values()):
+            asked.event.set()
 
     def _serve(self, message: agent_says.Message) -> None:
         party = self._party
         if isinstance(message, agent_says.MemoryGranted):
-            party.on_granted(message.size_bytes)
+            party.on_granted(message.size_bytes, self._asked.get(message.request))
             self._answer(message.request, message)
         elif isinstance(message, (agent_says.UseDisk, agent_says.NodeContents)):
             self._answer(message.request, message)
@@ -131,3 +155,18 @@ class Link:
         if asked is not None:
             asked.answer = message
             asked.event.set()
+
+
+def node_lives(folder: Path) -> bool:
+    """Whether the process of the node still lives, to which a store folder belongs."""
+    try:
+        fd = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return folder.is_dir()  # removed with the node; or nobody ever held it, in tests of parts
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from distpool import crashpoints
 from distpool.errors import ObjectStoreFullError
-from distpool.store.link import Link
+from distpool.store.link import Asked, Link
 from distpool.store.mapping import PAGE
 from distpool.store.ownership import maker_of
 from distpool.store.segments import Segment, SegmentAllocator, Slot, align, free_bytes
@@ -73,7 +74,7 @@ class Room:
         self.busy: set[Slot] = set()
         self._link: Link | None = None
         self._link_lock = threading.Lock()
-        self._waiting: set[threading.Event] = set()
+        self._waiting: set[Asked] = set()
 
     # -- for the client -------------------------------------------------------------------------------------------
 
@@ -83,8 +84,11 @@ class Room:
         :param check_open: raises when the store is closed; called under the lock.
         :raises OSError: when the file system is full.
         """
+        asked: Asked | None = None
         while True:
             with self._lock:
+                if asked is not None:
+                    self._stop_waiting(asked)
                 check_open()
                 self._look()
                 allocator = self._disk_allocator() if on_disk else self.memory
@@ -105,7 +109,9 @@ class Room:
                     return slot
                 # Not ``discard``: what was in it may still be of use.
                 allocator.free(slot)
-            on_disk = self._wait_for_memory(missing, size_bytes)
+            # All of it and not only what is missing: what is there already may be fetched back meanwhile.
+            asked = self._wait_for_memory(align(size_bytes, PAGE))
+            on_disk = asked is None or isinstance(asked.answer, UseDisk)
 
     def write(self, slot: Slot, pieces: Iterable[tuple[int, memoryview]], end: int) -> None:
         """Copy into a busy slot, without the lock; see ``SegmentAllocator.write``."""
@@ -129,8 +135,8 @@ class Room:
         self._allocator_of(slot).free(slot)
         if spilled and not segment.used_slots and self._spill is not None:
             self._spill.remove(segment.name)
-        for event in self._waiting:
-            event.set()
+        for asked in self._waiting:
+            asked.event.set()
 
     def revive(self, slot: Slot) -> bool:
         """Take back a slot that was freed, with what is in it (caller holds the lock)."""
@@ -220,9 +226,8 @@ class Room:
         link = self.link()
         if link is None:
             return None
-        event = threading.Event()
-        asked = link.ask(ContentsWanted, event)
-        event.wait()
+        asked = link.ask(Asked(), ContentsWanted)
+        asked.event.wait()
         return asked.answer if isinstance(asked.answer, NodeContents) else None
 
     def link(self) -> Link | None:
@@ -234,7 +239,7 @@ class Room:
                     allowed = self.allowed_bytes
                 if self._facts is None or allowed is None:
                     return None
-                self._link = Link(self._facts, self._owner, allowed, self)
+                self._link = Link(self._folder, self._facts, self._owner, allowed, self)
             return self._link
 
     def trim(self) -> int:
@@ -270,11 +275,15 @@ class Room:
 
     # -- for the agent, in the link's thread ------------------------------------------------------------------------
 
-    def on_granted(self, size_bytes: int) -> None:
+    def on_granted(self, size_bytes: int, asked: Asked | None) -> None:
         """See ``link.Party``."""
         with self._lock:
             if self.allowed_bytes is not None:
                 self.allowed_bytes += size_bytes
+            if asked is not None and asked in self._waiting:
+                # Otherwise it could be fetched back before the thread that waits for it has woken up.
+                asked.reserved_bytes = min(asked.wanted_bytes, size_bytes)
+                self._reserved_bytes += asked.reserved_bytes
 
     def on_reclaim(self, round: int) -> tuple[int, StoreReport]:
         """See ``link.Party``."""
@@ -306,6 +315,7 @@ class Room:
             with self._lock:
                 self.memory.stay(segment)
             return 0, str(error)
+        crashpoints.reach("store.spilled")
         with self._lock:
             if self._is_busy(segment):
                 self.memory.stay(segment)
@@ -316,6 +326,7 @@ class Room:
                     self.allowed_bytes -= moved
         if not moved:
             self._spill.remove(name)
+        crashpoints.reach("store.moved")
         return moved, ""
 
     def describe(self, request: int) -> StoreContents:
@@ -331,30 +342,38 @@ class Room:
         self._facts = NodeFacts.read(self._folder)
         if self._facts is not None:
             self.allowed_bytes = self._facts.free_bytes
-            self._spill = SpillFolder(self._facts)
+            self._spill = SpillFolder(self._facts, self._owner)
 
     def _missing(self, fresh: int) -> int:
         assert self.allowed_bytes is not None
         return self.memory.backed_bytes + self._reserved_bytes + fresh - self.allowed_bytes
 
-    def _wait_for_memory(self, missing: int, size_bytes: int) -> bool:
-        """Until it is worth trying again; True: on disk."""
+    def _wait_for_memory(self, size_bytes: int) -> Asked | None:
+        """Until it is worth trying again; ``_stop_waiting`` must follow.  None: on disk, the agent is gone."""
         link = self.link()
         if link is None:
-            return True
-        event = threading.Event()
+            return None
+        asked = Asked(size_bytes)
         with self._lock:
-            self._waiting.add(event)
-        asked = link.ask(lambda request: MemoryWanted(request, missing), event)
+            self._waiting.add(asked)
         try:
-            event.wait()
-        finally:
+            link.ask(asked, lambda request: MemoryWanted(request, size_bytes))
+            crashpoints.reach("store.asked")
+            asked.event.wait()
+            crashpoints.reach("store.answered")
+        except BaseException:
             with self._lock:
-                self._waiting.discard(event)
-            link.forget(asked)
-            if asked.answer is None and not link.closed:
+                self._stop_waiting(asked)
+            raise
+        finally:
+            if link.forget(asked) and not link.closed:
                 link.say(MemoryNoLongerWanted(asked.request))
-        return isinstance(asked.answer, UseDisk) or (asked.answer is None and link.closed)
+        return asked if asked.answer is not None or not link.closed else None
+
+    def _stop_waiting(self, asked: Asked) -> None:
+        self._waiting.discard(asked)
+        self._reserved_bytes -= asked.reserved_bytes
+        asked.reserved_bytes = 0
 
     def _settle(self, slot: Slot) -> None:
         self.busy.discard(slot)

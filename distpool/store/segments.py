@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from distpool import crashpoints
 from distpool.store.mapping import PAGE, export, map_shared, unmap
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -93,6 +94,7 @@ class Segment:
         self.used_slots = 0
         self.slots: list[Slot] = []
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        crashpoints.reach("store.file_made")
         try:
             os.ftruncate(fd, self.size_bytes)
             self.address = map_shared(fd, self.size_bytes)
@@ -189,6 +191,7 @@ class SegmentAllocator:
                     if fd < 0:
                         fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                     mapped += os.pwrite(fd, piece[mapped:], slot.offset + offset + mapped)
+                    crashpoints.reach("store.writing")
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -356,7 +359,9 @@ class SegmentAllocator:
         segment.slots.clear()  # a cycle otherwise
         if segment.address:
             unmap(segment.address, segment.size_bytes)
+        crashpoints.reach("store.removing")
         try:
             os.unlink(segment.path)
         except FileNotFoundError:
             pass  # the node removed its folder first
+        crashpoints.reach("store.removed")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.store import core
 from distpool.store.spill import NodeFacts
 from distpool.wire import agent_to_store_client as agent_says
@@ -95,6 +96,7 @@ class StoreService:
             pass  # it was never made, or somebody put something else there
 
     def _handle(self, event: core.Event) -> None:
+        crashpoints.reach("store.heard")
         todo = [event]
         while todo:
             for effect in self._core.handle(todo.pop(), time.monotonic()):
@@ -102,6 +104,7 @@ class StoreService:
                     todo.append(core.OrphansMeasured(self._measure_orphans()))
                 else:
                     self._send(effect.client, _message(effect))
+        crashpoints.reach("store.answered")
 
     def _send(self, client: str, message: agent_says.Message) -> None:
         try:

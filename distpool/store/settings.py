@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from distpool.store.segments import free_bytes
+#: In each folder of a node: locked by the node's process for as long as that lives.
+OWNER_FILE = ".owner"
 
 #: Share of the machine's memory that objects may take by default, and of the file system that holds them at most.
 _MEMORY_SHARE, _FILE_SYSTEM_SHARE = 0.3, 0.9
@@ -54,6 +55,8 @@ class StoreSettings(msgspec.Struct, frozen=True):
 
     def budget_bytes(self, folder: Path, memory_bytes: int) -> int:
         """For a machine with so much memory; never more than the file system of the store's ``folder`` can give."""
+        from distpool.store.segments import free_bytes
+
         wanted = int(memory_bytes * _MEMORY_SHARE) if self.store_bytes is None else self.store_bytes
         return max(1, min(wanted, int(free_bytes(folder) * _FILE_SYSTEM_SHARE)))
 

@@ -11,15 +11,18 @@ store something.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.errors import ObjectLostError
 from distpool.store.mapping import export
 from distpool.store.segments import Slot
+from distpool.store.settings import without_secrets
 
 _FACTS = ".store"
 
@@ -57,9 +60,14 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 
 class SpillFolder:
-    """See the module's description.  Methods may be called without any lock."""
+    """See the module's description.  Methods may be called without any lock.
 
-    def __init__(self, facts: NodeFacts) -> None:
+    :param owner: this process' name, which files that are not complete bear, so that they go with it when it dies.
+    """
+
+    def __init__(self, facts: NodeFacts, owner: str) -> None:
+        self._owner = owner
+        self._temporaries = itertools.count()
         self.folder = Path(facts.spill_folder)
         self.uri = facts.spill_uri
         self._remote: tuple[Any, str] | None = None
@@ -75,7 +83,7 @@ class SpillFolder:
         """
         self.prepare()
         path = self.folder / name
-        temporary = self.folder / f"{name}.new"
+        temporary = self._temporary()
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(fd, size_bytes)
@@ -90,6 +98,7 @@ class SpillFolder:
             temporary.unlink(missing_ok=True)
             raise
         os.close(fd)
+        crashpoints.reach("store.spilling")
         if self.uri:
             try:
                 self._upload(temporary, name)
@@ -113,17 +122,22 @@ class SpillFolder:
             return False
         from pyarrow import fs
 
+        temporary = self._temporary()
         try:
             file_system, root = self._open_remote()
             source = f"{root}/{name}"
             if file_system.get_file_info(source).type == fs.FileType.NotFound:
                 return False
             self.prepare()
-            temporary = self.folder / f"{name}.{os.getpid()}.new"
             fs.copy_files(source, str(temporary), source_filesystem=file_system, destination_filesystem=_local())
             os.replace(temporary, self.folder / name)
         except OSError as error:
-            raise ObjectLostError(f"segment {name} cannot be read from {self.uri}: {error}") from error
+            raise ObjectLostError(
+                f"segment {name} cannot be read from {without_secrets(self.uri)}: {error}; check that the place can be "
+                "reached from this machine"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         return True
 
     def names(self) -> list[str]:
@@ -140,6 +154,9 @@ class SpillFolder:
             file_system, root = self._open_remote()
             with contextlib.suppress(OSError):
                 file_system.delete_file(f"{root}/{name}")
+
+    def _temporary(self) -> Path:
+        return self.folder / f"{self._owner}.new{next(self._temporaries)}"
 
     def _upload(self, path: Path, name: str) -> None:
         from pyarrow import fs

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
+from distpool import crashpoints
 from distpool.errors import ObjectLostError
 from distpool.store.mapping import PAGE, PrivateChanges, export, map_private, unmap
 
@@ -164,6 +165,7 @@ class Views:
             mapping = _Mapping(segment, map_private(fd, size_bytes), size_bytes)
         finally:
             os.close(fd)
+        crashpoints.reach("store.mapped")
         self._mappings.setdefault(segment, []).append(mapping)
         self._idle[mapping] = None
         self._idle_bytes += size_bytes

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from distpool import crashpoints
 from distpool.store.broadcast import Broadcast, Sighting
 from distpool.store.ownership import Ownership
 from distpool.store.room import Room
@@ -151,7 +152,9 @@ class Writer:
             try:
                 # When memory has failed twice, the second time with all that can be given up given up.
                 slot = room.take(end, self._party.check_open, on_disk=attempt == 2)
+                crashpoints.reach("store.created")
                 room.write(slot, pieces, end)
+                crashpoints.reach("store.written")
             except BaseException as error:
                 with self._lock:
                     if slot is not None:
@@ -170,5 +173,6 @@ class Writer:
                 self.slots[object_id] = slot
                 self._ownership.add(object_id)
             self._party.do_chores()
+            crashpoints.reach("store.sealed")
             return slot, object_id
         raise AssertionError("unreachable")

@@ -29,6 +29,7 @@ import distpool.code.loader
 import distpool.code.pickler
 import distpool.code.state
 import distpool.sharing.parentage  # noqa: F401
+from distpool import crashpoints
 from distpool.wire.channel import Channel
 from distpool.wire.worker_to_agent import WorkerStarted
 from distpool.worker.mailbox import Mailbox
@@ -69,6 +70,7 @@ class WorkerStart:
 
 def run(start: WorkerStart) -> NoReturn:
     """Be a worker until the driver says ``Leave``; then end the process with status 0."""
+    crashpoints.play("worker")
     reset_signals()
     _keep_crash_reports_visible()
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
