@@ -5,10 +5,13 @@ Called by the front doors when they are about to open a pool, and by ``session``
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 from typing import TYPE_CHECKING
+
+from distpool.driver.interrupts import shield
 
 if TYPE_CHECKING:
     from distpool.node.launch import PrivateNode
@@ -18,17 +21,28 @@ _ahead: PrivateNode | None = None
 
 
 def start_ahead(address: str | None = None) -> None:
-    """Start a private node if the first pool of this process will need one.  Cheap when it will not.
+    """Start a private node if the first pool of this process will need one, and load what drives it.  Cheap later.
+
+    Ctrl-C waits for that: a module whose import is interrupted halfway may fail in other ways when imported again.
 
     :param address: of the cluster that the pool is for.
     :raises ConnectError: when it cannot be started.
     """
-    global _ahead
-    if "distpool.driver.session" in sys.modules or address or os.environ.get("DISTPOOL_ADDRESS"):
+    if "distpool.driver.session" in sys.modules:
         return
+    with shield:
+        if not (address or os.environ.get("DISTPOOL_ADDRESS") or _in_worker()):
+            _start()
+        importlib.import_module("distpool.driver.session")
+
+
+def _in_worker() -> bool:
     worker_context = sys.modules.get("distpool.worker.context")
-    if worker_context is not None and worker_context.current() is not None:
-        return
+    return worker_context is not None and worker_context.current() is not None
+
+
+def _start() -> None:
+    global _ahead
     from distpool.node.launch import start_private_node
 
     with _lock:

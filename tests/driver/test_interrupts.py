@@ -149,3 +149,28 @@ print("all is well")
 
 def test_a_program_that_was_interrupted_again_and_again_loses_no_result(run_script) -> None:
     assert run_script(PROGRAM) == "all is well\n"
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+from distpool import DistExecutor
+
+class Press:
+    def find_spec(self, name, path, target=None):
+        if name == "distpool.driver.loop":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+executor = DistExecutor(1)
+try:
+    executor.submit(abs, -1)
+except KeyboardInterrupt:
+    assert "distpool.driver.loop" in sys.modules
+    assert executor.submit(abs, -2).result() == 2
+    print("all is well")
+executor.shutdown()
+"""
+
+
+def test_ctrl_c_leaves_no_module_half_imported(run_script) -> None:
+    assert run_script(INTERRUPTED_IMPORT) == "all is well\n"
