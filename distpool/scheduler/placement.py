@@ -29,6 +29,7 @@ class Placement:
         self.offers: dict[str, tuple[NodeOffer, ...]] = {}
         self._orders: dict[Shape, FairQueue[Node]] = {}
         self._feasible: dict[Shape, bool] = {}
+        self._capacity: Shape | None = None
 
     def add(self, node: Node) -> None:
         """A node has come."""
@@ -36,6 +37,7 @@ class Placement:
         for order in self._orders.values():
             order.add(node)
         self._feasible.clear()
+        self._capacity = None
 
     def remove(self, node: Node) -> None:
         """A node has gone."""
@@ -43,6 +45,7 @@ class Placement:
         for order in self._orders.values():
             order.discard(node)
         self._feasible.clear()
+        self._capacity = None
 
     def drain(self, node: Node) -> None:
         """Place nothing on ``node`` any more."""
@@ -106,6 +109,8 @@ class Placement:
 
     def capacity(self) -> Shape:
         """The sum over all nodes."""
+        if self._capacity is not None:
+            return self._capacity
         custom: dict[str, float] = {}
         cpus = gpus = 0.0
         memory_bytes = 0
@@ -115,7 +120,8 @@ class Placement:
             memory_bytes += node.capacity.memory_bytes
             for name, amount in node.capacity.custom:
                 custom[name] = custom.get(name, 0.0) + amount
-        return Shape(cpus, gpus, memory_bytes, tuple(sorted(custom.items())))
+        self._capacity = Shape(cpus, gpus, memory_bytes, tuple(sorted(custom.items())))
+        return self._capacity
 
     def describe(self) -> str:
         """What nodes there are, for an error."""

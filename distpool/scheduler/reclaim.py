@@ -9,7 +9,7 @@ from __future__ import annotations
 from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.fairness import fair_shares
-from distpool.scheduler.state import HELD, Demand, Member, Pool, Root
+from distpool.scheduler.state import Demand, Member, Pool, Root
 
 #: Seconds between two rounds of asking: the first and the longest pause.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
@@ -89,7 +89,7 @@ def _unmet_cpus(member: Member) -> float:
 
 def _helps(member: Member, demands: list[Demand]) -> bool:
     """Whether a lease of ``member``, given back, would serve somebody else, or another shape of its own."""
-    shapes = {lease.shape for lease in member.leases.values() if lease.state in HELD}
+    shapes = {shape for shape, demand in member.demands.items() if demand.held}
     return any(demand.member is not member or shapes - {demand.shape} for demand in demands) and bool(shapes)
 
 

@@ -10,8 +10,8 @@ from distpool.scheduler.fairness import FairQueue
 from distpool.wire.resources import Shape
 
 
-class LeaseState(enum.Enum):
-    """Where a lease is in its life."""
+class LeaseState(str, enum.Enum):
+    """Where a lease is in its life.  (Strings, since their hashes cost nothing: states are looked up in every step.)"""
 
     #: the agent was told to start the worker
     STARTING = "starting"
