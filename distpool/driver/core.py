@@ -38,6 +38,7 @@ class PoolCore:
 
     :param slots: the pool's budget: the sum of ``num_cpus`` of its workers.
     :param eager: ask for all workers at once rather than as tasks come.
+    :param initialized: workers have an initializer; an eager pool that is closed without a task runs it all the same.
     :param strict: a worker that dies breaks the pool, as in ``ProcessPoolExecutor``.
     :param max_tasks_per_child: a worker leaves after so many tasks (0: never).
     :param idle_timeout_s: idle workers are given back after this time (``None``: kept).
@@ -48,6 +49,7 @@ class PoolCore:
         slots: float,
         *,
         eager: bool = False,
+        initialized: bool = False,
         strict: bool = False,
         max_tasks_per_child: int = 0,
         idle_timeout_s: float | None = None,
@@ -62,6 +64,9 @@ class PoolCore:
             deadlines=self._deadlines,
         )
         self._failed_starts = 0
+        #: The initializer has not run anywhere yet, and is to.  Where one worker is to be had, all that have been
+        #: granted by then run it; a cluster may not have them all, so their number is not waited for.
+        self._awaits_set_up = eager and initialized
         self.workers: dict[str, Worker] = {}
         self.outstanding = 0
         """Tasks accepted and not yet settled."""
@@ -86,6 +91,11 @@ class PoolCore:
     def starving(self) -> bool:
         """Whether there are tasks to run and no worker runs any."""
         return bool(self.outstanding) and not any(worker.in_flight for worker in self.workers.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether the pool was closed and nothing of it is left."""
+        return self.closing and not self.workers and not self.outstanding and not self._awaits_set_up
 
     @property
     def demanded(self) -> int:
@@ -143,7 +153,7 @@ class PoolCore:
             effects.give_back.append((worker, TERMINATE_GRACE_S, True))
             worker.leaving = True
             return
-        if self.closing and not group.ready:
+        if self.closing and not group.ready and not self._awaits_set_up:
             self._dealer.dismiss(group, worker, effects)
             self._dealer.ask(group, effects, shrink=True)
             return
@@ -152,12 +162,15 @@ class PoolCore:
         self._dealer.deal(group, now, effects)
         self._dealer.note_idle_worker(worker, now)
 
-    def on_set_up(self, lease: str) -> None:
+    def on_set_up(self, lease: str, now: float, effects: Effects) -> None:
         """The worker's initializer returned."""
         worker = self.workers.get(lease)
         if worker is not None:
             worker.answered = True
             self._failed_starts = 0
+            if self._awaits_set_up:
+                self._await_no_set_up()
+                self._dismiss_when_done(effects)
 
     def on_set_up_failed(self, lease: str, failure: Failure, now: float, effects: Effects) -> None:
         """The worker's initializer raised: it would in every other worker, too."""
@@ -232,6 +245,7 @@ class PoolCore:
         """The scheduler says that no node can ever run a worker of this shape."""
         group = self._dealer.group(shape)
         group.demand = 0
+        self._await_no_set_up()
         while group.ready:
             self._fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
         self._dismiss_when_done(effects)
@@ -273,8 +287,9 @@ class PoolCore:
     def on_closed(self, now: float, effects: Effects) -> None:
         """No more tasks will come; workers leave when the last one is done."""
         self.closing = True
-        # Those that leave from now on are replaced only if there is work for them.
-        self._dealer.eager = False
+        if not self._awaits_set_up:
+            # Those that leave from now on are replaced only if there is work for them.
+            self._dealer.eager = False
         self._dismiss_when_done(effects)
 
     def on_broken(self, failure: Failure, now: float, effects: Effects) -> None:
@@ -318,6 +333,11 @@ class PoolCore:
         self._dealer.top_up(now, effects)
 
     # -- endings ------------------------------------------------------------------------------------------------
+
+    def _await_no_set_up(self) -> None:
+        self._awaits_set_up = False
+        if self.closing:
+            self._dealer.eager = False
 
     def _stop_task(self, task: Task, failure: Failure, now: float, effects: Effects) -> None:
         group = self._dealer.groups.get(task.shape)
@@ -393,6 +413,7 @@ class PoolCore:
         if self.broken is not None:
             return
         self.broken = effects.broken = failure
+        self._await_no_set_up()
         for group in self._dealer.groups.values():
             for task in self._unsettled(group):
                 self._fail(task, failure, effects)
@@ -418,7 +439,7 @@ class PoolCore:
                 yield task
 
     def _dismiss_when_done(self, effects: Effects) -> None:
-        if self.outstanding or not self.closing:
+        if self.outstanding or not self.closing or self._awaits_set_up:
             return
         for group in self._dealer.groups.values():
             for worker in list(group.workers.values()):

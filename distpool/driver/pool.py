@@ -81,6 +81,7 @@ class WorkerPool:
         self._core = PoolCore(
             spec.max_workers,
             eager=spec.eager,
+            initialized=spec.initializer is not None,
             strict=spec.strict,
             max_tasks_per_child=spec.max_tasks_per_child or 0,
             idle_timeout_s=spec.idle_timeout_s,
@@ -281,7 +282,7 @@ class WorkerPool:
             return [*self._core.unsent(), *self._waiting]
 
     def _finish_if_ended(self) -> None:
-        if self._core.closing and not self._core.workers and not self._core.outstanding and not self._ended.is_set():
+        if self._core.over and not self._ended.is_set():
             self._session.forget_pool(self)
             self._shared = self._setup = None
             self._ended.set()
@@ -332,7 +333,7 @@ class WorkerPool:
         elif isinstance(message, worker_to_driver.Retracted):
             core.on_retracted(lease, message.attempts, now, effects)
         elif isinstance(message, worker_to_driver.SetupDone):
-            core.on_set_up(lease)
+            core.on_set_up(lease, now, effects)
         elif isinstance(message, worker_to_driver.SetupFailed):
             from distpool.worker.failure import decode_exception
 

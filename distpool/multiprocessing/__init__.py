@@ -9,13 +9,13 @@ values and manager proxies may be given to a pool's initializer as usual.  Submo
 from __future__ import annotations
 
 import multiprocessing as _standard
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from distpool.multiprocessing import standard_modules as _standard_modules
 from distpool.multiprocessing.context import default_context as _default_context
 from distpool.multiprocessing.context import register as _register
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from multiprocessing import *  # noqa: F403
 
     from distpool.multiprocessing import pool as pool
@@ -29,7 +29,7 @@ __all__ = list(_standard.__all__)
 globals().update({name: getattr(_default_context, name, None) or getattr(_standard, name) for name in __all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """Submodules, which the standard module shows as soon as anything has imported them."""
     if not name.startswith("__"):
         module = _standard_modules.find(__name__, name)

@@ -221,7 +221,7 @@ def test_a_task_that_kills_its_workers_runs_retries_plus_one_times(retries: int)
         worker = make_worker(f"l{n}")
         effects = Effects()
         core.on_granted(worker, float(n), effects)
-        core.on_set_up(worker.lease)
+        core.on_set_up(worker.lease, float(n), Effects())
         for _ in range(10):
             if not worker.in_flight:
                 break
@@ -321,6 +321,61 @@ def test_a_pool_that_starts_all_workers_at_once_replaces_none_when_it_closes() -
     assert core.demanded == 0
 
 
+class TestAnInitializerWithoutTasks:
+    """``Pool(2, initializer)`` that is closed at once: the initializer runs."""
+
+    @pytest.fixture
+    def core(self) -> PoolCore:
+        core = PoolCore(2, eager=True, initialized=True)
+        core.on_opened(0.0, Effects())
+        effects = Effects()
+        core.on_closed(0.0, effects)
+        assert effects.demand == []
+        assert core.demanded == 2
+        assert not core.over
+        return core
+
+    def test_workers_stay_until_it_ran(self, core: PoolCore) -> None:
+        effects = Effects()
+        for lease in ("l1", "l2"):
+            core.on_granted(make_worker(lease), 0.0, effects)
+        assert effects.leave == []
+        core.on_set_up("l2", 0.1, effects)
+        assert {worker.lease for worker in effects.leave} == {"l1", "l2"}
+        core.on_ended("l2", WorkerExit(1, 0), 0.2, effects)
+        core.on_ended("l1", WorkerExit(1, 0), 0.2, effects)
+        assert core.demanded == 0
+        assert core.over
+
+    def test_one_worker_is_enough(self, core: PoolCore) -> None:
+        effects = Effects()
+        core.on_granted(make_worker("l1"), 0.0, effects)
+        core.on_set_up("l1", 0.1, effects)
+        assert [worker.lease for worker in effects.leave] == ["l1"]
+        assert core.demanded == 0
+
+    def test_a_worker_that_dies_before_is_replaced(self, core: PoolCore) -> None:
+        core.on_granted(make_worker("l1"), 0.0, Effects())
+        core.on_ended("l1", WorkerExit(1, -9), 0.1, Effects())
+        assert core.demanded == 2
+
+    def test_nor_is_it_given_back(self, core: PoolCore) -> None:
+        core.on_granted(make_worker("l1"), 0.0, Effects())
+        core.on_reclaim(0.1, Effects())
+        assert core.demanded == 2
+
+    def test_unless_no_worker_can_be_had(self, core: PoolCore) -> None:
+        core.on_infeasible(Shape(), "too large", 0.1, Effects())
+        assert core.demanded == 0
+
+    def test_unless_it_fails(self, core: PoolCore) -> None:
+        effects = Effects()
+        core.on_granted(make_worker("l1"), 0.0, effects)
+        core.on_set_up_failed("l1", Failure(FailureKind.BROKEN), 0.1, effects)
+        assert [worker.lease for worker, *_ in effects.give_back] == ["l1"]
+        assert core.demanded == 0
+
+
 def test_a_worker_that_comes_when_the_last_task_has_been_given_out_is_not_asked_for_again() -> None:
     core = PoolCore(2)
     busy = make_worker("busy")
@@ -342,9 +397,20 @@ class PoolModel(RuleBasedStateMachine):
         strict=st.booleans(),
         max_tasks=st.sampled_from([0, 0, 1, 3]),
         idle=st.sampled_from([None, 0.05]),
+        eager=st.booleans(),
+        initialized=st.booleans(),
     )
-    def open(self, slots: int, strict: bool, max_tasks: int, idle: float | None) -> None:
-        self.core = PoolCore(slots, strict=strict, max_tasks_per_child=max_tasks, idle_timeout_s=idle)
+    def open(
+        self, slots: int, strict: bool, max_tasks: int, idle: float | None, eager: bool, initialized: bool
+    ) -> None:
+        self.core = PoolCore(
+            slots,
+            eager=eager,
+            initialized=initialized,
+            strict=strict,
+            max_tasks_per_child=max_tasks,
+            idle_timeout_s=idle,
+        )
         self.now = 0.0
         self.demand: dict[Shape, int] = {}
         self.alive: dict[str, Worker] = {}
@@ -521,7 +587,7 @@ class PoolModel(RuleBasedStateMachine):
                     self.alive[worker.lease] = worker
                     effects = Effects()
                     self.core.on_granted(worker, self.now, effects)
-                    self.core.on_set_up(worker.lease)
+                    self.core.on_set_up(worker.lease, self.now, effects)
                     self.perform(effects)
                     wanted = self.demand[shape]
             self.now += 0.01

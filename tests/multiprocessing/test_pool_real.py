@@ -254,6 +254,13 @@ def test_an_initializer_with_globals() -> None:
     assert STATE == "unset"
 
 
+def test_an_initializer_of_a_pool_without_tasks(tmp_path: Path) -> None:
+    pool = multiprocessing.Pool(1, Path.touch, (tmp_path / "was here",))
+    pool.close()
+    pool.join()
+    assert (tmp_path / "was here").exists()
+
+
 def test_an_initializer_that_fails() -> None:
     with multiprocessing.Pool(2, fail_to_start) as pool, pytest.raises(InitializerError, match="not today"):
         pool.map(square, range(10))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,6 @@ def test_the_chain_of_an_exception_is_kept(ready: Driver) -> None:
     assert "KeyError: 'missing'" in str(caught.value.__cause__)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with 3.11")
 def test_notes_are_kept(ready: Driver) -> None:
     with pytest.raises(ValueError, match="noted") as caught:
         ready.call(tasks.fail_noted)
