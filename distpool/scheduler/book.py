@@ -140,7 +140,7 @@ class Book:
             return "less than nothing cannot be had"
         if shape.num_gpus > 1 and shape.num_gpus != round(shape.num_gpus):
             return f"{shape.num_gpus:g} GPUs cannot be had: a fraction of one, or whole ones"
-        at_once = cpus_at_once(shape)
+        at_once = shape.num_cpus * max(1, shape.gang)
         if pool.owner and at_once > pool.slots + EPSILON:
             return f"the workers of this pool may use {pool.slots:g} CPUs at a time, {at_once:g} were asked for"
         if self.placement.nodes and not self.placement.feasible(shape):
@@ -170,8 +170,8 @@ class Book:
         demand.near = near
         self._reconsider(demand)
 
-    def next_to_serve(self) -> tuple[Demand, Node] | None:
-        """The demand that comes next in fairness and can be met, and the node on which."""
+    def next_to_serve(self) -> tuple[Demand, list[Node]] | None:
+        """The demand that comes next in fairness and can be met, and the node on which; of a gang, one for each."""
         while self._queued.keys() - self.full:
             root = self._roots.best()
             if root is None:
@@ -184,16 +184,22 @@ class Book:
             free_cpus = pool.slots - pool.used_cpus + EPSILON
             if demand is None or free_cpus < min(pool.queued_cpus):
                 root.queue.discard(pool)
-            elif free_cpus < demand.shape.num_cpus:
+            elif free_cpus < demand.at_once:
                 self._dequeue(demand)
                 pool.set_aside.append(demand)
-            elif (node := self.placement.find(demand.shape, demand.near)) is None:
+            elif not (nodes := self._find(demand)):
                 self.full.add(demand.shape)
                 self._dequeue(demand)
                 self._no_room.setdefault(demand.shape, []).append(demand)
             else:
-                return demand, node
+                return demand, nodes
         return None
+
+    def _find(self, demand: Demand) -> list[Node] | None:
+        if demand.shape.gang:
+            return self.placement.find_gang(demand.shape, demand.near)
+        node = self.placement.find(demand.shape, demand.near)
+        return None if node is None else [node]
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -316,14 +322,14 @@ class Book:
     def _reconsider(self, demand: Demand) -> None:
         """What a demand wants or holds has changed, or the reason to set it aside has gone."""
         member = demand.member
-        if demand.wanted > demand.held:
+        if demand.short:
             if demand.unmet_since is None:
                 demand.unmet_since = self.now
                 self.unmet[demand] = None
             if not demand.aside and demand not in member.pool.queue:
                 pool = member.pool
                 pool.queue.add(demand)
-                cpus = demand.shape.num_cpus
+                cpus = demand.at_once
                 pool.queued_cpus[cpus] = pool.queued_cpus.get(cpus, 0) + 1
                 self._queued[demand.shape] = self._queued.get(demand.shape, 0) + 1
                 self._offer(pool)
@@ -340,7 +346,7 @@ class Book:
         pool = demand.member.pool
         pool.queue.discard(demand)
         demand.aside = True
-        _decrement(pool.queued_cpus, demand.shape.num_cpus)
+        _decrement(pool.queued_cpus, demand.at_once)
         _decrement(self._queued, demand.shape)
 
     def _offer(self, pool: Pool) -> None:
@@ -354,11 +360,6 @@ class Book:
         if not member.leases and (driver is None or pool.name not in driver.pools):
             pool.members.pop(member.driver, None)
             self.drop_pool_if_done(pool)
-
-
-def cpus_at_once(shape: Shape) -> float:
-    """What is granted together uses so many CPUs."""
-    return shape.num_cpus * max(1, shape.gang)
 
 
 def _decrement(counts: dict[K, int], key: K) -> None:

@@ -35,8 +35,8 @@ def check_book(book: Book) -> None:
             used += member_used
             for shape, demand in member.demands.items():
                 assert demand.held == held.pop(shape, 0), f"{member.driver}: {demand.held} held"
-                assert (demand in book.unmet) == (demand.wanted > demand.held)
-                if demand.unmet > 0:
+                assert (demand in book.unmet) == demand.short
+                if demand.short:
                     assert demand.aside != (demand in pool.queue), "neither in the queue nor aside"
             assert not held, f"leases without demand: {held}"
         assert abs(used - pool.used_cpus) < _SLACK
@@ -49,6 +49,13 @@ def check_book(book: Book) -> None:
 
 
 def _check_nodes(book: Book) -> None:
+    for lease in book.leases.values():
+        if lease.gang is not None and lease.state in HELD:
+            assert all(other.state is not LeaseState.ENDED for other in lease.gang.leases), (
+                f"{lease.name} is left alone"
+            )
+            assert len(lease.gang.leases) == lease.shape.gang
+            assert lease.gang.leases[lease.rank] is lease
     for node in book.nodes.values():
         cpus = sum(lease.shape.num_cpus for lease in node.leases.values() if lease.on_cpu)
         exempt = sum(lease.shape.num_cpus for lease in node.leases.values() if lease.exempt)

@@ -10,7 +10,7 @@ from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import Node
 from distpool.scheduler.events import Effect, ToAgent, ToDriver
 from distpool.scheduler.reclaim import Reclaim
-from distpool.scheduler.state import HELD, Demand, Driver, Lease, LeaseState, Pool
+from distpool.scheduler.state import HELD, Demand, Driver, Gang, Lease, LeaseState, Pool
 from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
 from distpool.wire.driver_to_scheduler import HeldLease
@@ -22,6 +22,8 @@ UNKNOWN_EXIT_CODE = -9
 _START_RETRY_S, _START_RETRY_MAX_S = 0.1, 5.0
 #: What only a lost node could serve waits so long for it to come back.
 _RETURN_S = 60.0
+#: How long what is left of a gang may take to end.
+_GANG_GRACE_S = 1.0
 _UNHEARD = "it ended while its driver was out of reach"
 
 
@@ -66,7 +68,15 @@ class Desk:
     def tell_anyone(self, name: str, message: to_driver.Message) -> None:
         self.effects.append(ToDriver(name, message))
 
-    def start(self, demand: Demand, node: Node) -> None:
+    def start(self, demand: Demand, nodes: list[Node]) -> None:
+        """Start what ``demand`` asks for: a worker, or on these nodes all of a gang."""
+        leases = [self._start_one(demand, node) for node in nodes]
+        if demand.shape.gang:
+            gang = Gang(leases[0].name, leases)
+            for rank, lease in enumerate(leases):
+                lease.gang, lease.rank = gang, rank
+
+    def _start_one(self, demand: Demand, node: Node) -> Lease:
         self._last_lease += 1
         lease = self.book.add_lease(f"{self.prefix}{self._last_lease}", demand, node)
         self.effects.append(
@@ -75,6 +85,7 @@ class Desk:
                 to_agent.StartWorker(lease.name, lease.pool.name, lease.driver, lease.shape, lease.ordinal, lease.gpus),
             )
         )
+        return lease
 
     def start_failed(self, pool: Pool) -> None:
         if pool.parked:
@@ -145,7 +156,15 @@ class Desk:
                 self.book.set_wanted(demand.member, shape, 0)
                 self.tell(driver, to_driver.DemandInfeasible(pool.name, shape, reason))
 
+    def came_up(self, lease: Lease) -> None:
+        """A worker is up: its driver may have it; of a gang, when all are."""
+        for member in [lease] if lease.gang is None else lease.gang.leases:
+            self.announce(member)
+
     def announce(self, lease: Lease) -> None:
+        """Tell the driver of a worker that is up."""
+        if lease.gang is not None and not lease.gang.complete:
+            return
         self.tell(
             lease.driver,
             to_driver.LeaseGranted(
@@ -159,6 +178,7 @@ class Desk:
                 lease.ordinal,
                 # On a machine of its own a program that asks for no GPU finds what it would find without us.
                 None if lease.node.elastic_cpus and not lease.shape.num_gpus else ",".join(lease.gpus),
+                None if lease.gang is None else lease.gang.seat(lease.rank),
             ),
         )
         if lease.node.draining:  # the drain came while its worker was being started
@@ -191,6 +211,9 @@ class Desk:
         )
         for child in list(lease.children):
             self.driver_lost(child, kill=True)
+        for other in lease.gang.leases if lease.gang is not None else ():
+            if other.state in HELD:
+                self.stop(other, _GANG_GRACE_S, terminate=True)
         self.retire_if_drained(lease.node)
 
     def driver_lost(self, name: str, *, kill: bool) -> None:

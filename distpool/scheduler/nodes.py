@@ -120,7 +120,7 @@ class NodeSide:
         lease.worker, lease.endpoint, lease.pid = worker, endpoint, pid
         lease.pool.start_failures = 0
         self._desk.book.set_state(lease, LeaseState.ACTIVE)
-        self._desk.announce(lease)
+        self._desk.came_up(lease)
 
     def _on_worker_exited(self, node: Node, message: from_agent.WorkerExited) -> None:
         lease = self._desk.book.leases.get(message.lease)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from distpool.scheduler.book import Book, cpus_at_once
+from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import OperatorSaid, ToOperator
@@ -105,5 +105,5 @@ def _that_nodes_could_serve(demand: Demand) -> int:
     shape, pool = demand.shape, demand.member.pool
     if pool.parked or not shape.num_cpus:
         return 0 if pool.parked else demand.unmet
-    sets = int((pool.slots - pool.used_cpus) / cpus_at_once(shape) + EPSILON)
+    sets = int((pool.slots - pool.used_cpus) / demand.at_once + EPSILON)
     return min(demand.unmet, max(0, sets) * max(1, shape.gang))

@@ -96,7 +96,10 @@ class Placement:
         for node, gpus in reversed(chosen):
             node.unreserve(shape, gpus)
             self.freed(node)
-        return [node for node, _ in chosen] if len(chosen) == shape.gang else None
+        if len(chosen) < shape.gang:
+            return None
+        # Those on one node get ranks that follow each other.
+        return sorted((node for node, _ in chosen), key=lambda node: node.sequence)
 
     def feasible(self, shape: Shape) -> bool:
         """Whether ``shape`` (all workers of a gang) could be had if nothing else ran, or with nodes on offer."""

@@ -50,7 +50,7 @@ class Reclaim:
         short_nodes: list[Demand] = []
         for demand in self._book.unmet:
             pool = demand.member.pool
-            if pool.slots - pool.used_cpus + EPSILON < demand.shape.num_cpus:
+            if pool.slots - pool.used_cpus + EPSILON < demand.at_once:
                 short_pools.setdefault(pool, []).append(demand)
             elif demand.shape in self._book.full:
                 short_nodes.append(demand)

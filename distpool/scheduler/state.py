@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from distpool.scheduler.capacity import Node
 from distpool.scheduler.fairness import FairQueue
 from distpool.wire.resources import Shape
+from distpool.wire.scheduler_to_driver import GangSeat
 
 
 class LeaseState(str, enum.Enum):
@@ -62,6 +63,26 @@ class Lease:
     on_cpu: bool = True
     #: drivers that live in its worker
     children: set[str] = field(default_factory=set)
+    #: those it was granted together with, and its place among them
+    gang: Gang | None = None
+    rank: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Gang:
+    """Leases that were granted at once, by rank.  They are announced when all have come up, and end together."""
+
+    name: str
+    leases: list[Lease] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every worker is up."""
+        return all(lease.state in (LeaseState.ACTIVE, LeaseState.BLOCKED) for lease in self.leases)
+
+    def seat(self, rank: int) -> GangSeat:
+        """What the driver is told about one of them."""
+        return GangSeat(self.name, rank, tuple(lease.node.host for lease in self.leases))
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +104,16 @@ class Demand:
     @property
     def unmet(self) -> int:
         return self.wanted - self.held
+
+    @property
+    def short(self) -> bool:
+        """Whether something is to be granted: of a gang, all of it."""
+        return self.wanted - self.held >= max(1, self.shape.gang)
+
+    @property
+    def at_once(self) -> float:
+        """What is granted together uses so many CPUs."""
+        return self.shape.num_cpus * max(1, self.shape.gang)
 
 
 @dataclass(slots=True, eq=False)

@@ -25,12 +25,21 @@ class Refused(_Message, frozen=True):
     reason: str
 
 
+class GangSeat(msgspec.Struct, frozen=True, array_like=True):
+    """A worker's place in a gang: its rank, and the hosts of all workers by rank."""
+
+    gang: str
+    rank: int
+    hosts: tuple[str, ...]
+
+
 class LeaseGranted(_Message, frozen=True):
     """A worker is up and now belongs to the driver, which dials ``endpoint`` and calls it ``worker`` (its routing id).
 
     ``ordinal`` is the 1-based number of the worker within the pool over the pool's whole life
     (``multiprocessing``'s ``_identity``).  ``gpus`` is what the worker must find in ``CUDA_VISIBLE_DEVICES``: the names
     of its GPUs, separated by commas; None: what the driver has there itself (a private node, and none asked for).
+    ``seat``: it is one of a gang, of which all are announced one right after the other; when one ends, all end.
     """
 
     lease: str
@@ -42,6 +51,7 @@ class LeaseGranted(_Message, frozen=True):
     pid: int
     ordinal: int
     gpus: str | None = None
+    seat: GangSeat | None = None
 
 
 class LeaseEnded(_Message, frozen=True):
