@@ -15,7 +15,7 @@ STOREYS = [
     {"store"},
     {"code"},
     {"scheduler", "node", "worker"},
-    {"driver"},
+    {"driver", "provision"},
     {"", "cli", "executor", "futures", "joblib", "memory", "multiprocessing", "ordered_map", "references"},
 ]
 #: (importing part, imported part): why it must look upwards.  Only inside functions, so that no process loads what

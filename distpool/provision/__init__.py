@@ -1,0 +1,1 @@
+"""Nodes that come when they are needed and go when they are not."""
