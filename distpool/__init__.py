@@ -17,6 +17,7 @@ from distpool.options import options as options
 from distpool.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from distpool.driver.capacity import cpu_count as cpu_count
     from distpool.errors import (
         ConnectError,
         DependencyError,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     )
     from distpool.executor import DistExecutor as DistExecutor
     from distpool.memory import memory as memory
-    from distpool.node.machine import cpu_count as cpu_count
     from distpool.references import get as get
     from distpool.references import put as put
     from distpool.references import wait as wait
@@ -69,7 +69,7 @@ __all__ = [
 
 _HOMES = {
     "DistExecutor": "distpool.executor",
-    "cpu_count": "distpool.node.machine",
+    "cpu_count": "distpool.driver.capacity",
     "ObjectRef": "distpool.store.references",
     "get": "distpool.references",
     "memory": "distpool.memory",
@@ -82,7 +82,8 @@ _SUBMODULES = frozenset({"errors", "futures", "joblib", "multiprocessing"})
 def init(address: str | None = None, *, store_bytes: float | None = None, spill_uri: str | None = None) -> None:
     """Start now what otherwise starts with the first call: attach to a cluster, or start this program's private node.
 
-    :param address: the cluster's scheduler; default: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :param address: the cluster: ``host:port`` of its scheduler, or the path of its token file; default:
+        ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
     :param store_bytes: shared memory that values may take on the private node; over it, those that nobody looks at move
         to disk.  Default: ``DISTPOOL_STORE_BYTES`` if set, otherwise 30 % of memory.  Never more than the file system
         behind shared memory can give.
@@ -90,7 +91,8 @@ def init(address: str | None = None, *, store_bytes: float | None = None, spill_
         ``pyarrow.fs`` (``"s3://bucket/path"``).  Default: ``DISTPOOL_SPILL_URI`` if set, otherwise the temporary
         folder.
     :raises ConnectError: when the scheduler cannot be reached, or refuses, or the private node cannot be started.
-    :raises RuntimeError: when settings of the store are given and distpool has been started in this program before.
+    :raises RuntimeError: when this program has pools elsewhere, or when settings of the store are given and distpool
+        has been started in this program before.
     :raises ValueError: when they are wrong, or are given for a cluster, whose nodes have their own.
     """
     from distpool.driver.session import begin_session, current_session

@@ -228,7 +228,8 @@ class DistExecutor(PoolExecutor):
     ``distpool.options(max_retries=...)``); nothing else notices.
     An executor may itself be an argument, or a global that a task uses: there it submits to the same pool.
 
-    :param max_workers: how many calls run at one time; default: the CPUs that this process may use.
+    :param max_workers: how many calls run at one time; default: the CPUs of the cluster, or those that this process may
+        use.
     :param mp_context: accepted and without effect; workers come from distpool's own zygote.
     :param initializer: called with ``initargs`` in each worker before its first call.
     :param max_tasks_per_child: a worker is replaced after so many calls.
@@ -248,7 +249,7 @@ class DistExecutor(PoolExecutor):
     ) -> None:
         if address is not None and not isinstance(address, str):
             raise TypeError("address must be a string or None")
-        spec = checked_spec(max_workers, initializer, initargs, max_tasks_per_child)
+        spec = checked_spec(max_workers, initializer, initargs, max_tasks_per_child, address)
         self._mp_context = mp_context
         self._overrides: dict[str, Any] = {}
         super().__init__(PoolSlot(spec, address))
@@ -288,16 +289,18 @@ def checked_spec(
     initializer: Callable[..., Any] | None,
     initargs: Iterable[Any],
     max_tasks_per_child: int | None,
+    address: str | None = None,
     **further: Any,
 ) -> PoolSpec:
     """The pool that an executor's arguments describe; errors as in the standard library.
 
+    :param address: the cluster that the pool is opened in, if that is said.
     :param further: the other fields of ``PoolSpec``.
     """
     if max_workers is None:
-        from distpool.node.machine import cpu_count
+        from distpool.driver.capacity import default_workers
 
-        max_workers = cpu_count()
+        max_workers = default_workers(address)
     elif max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
     if initializer is not None and not callable(initializer):

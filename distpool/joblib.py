@@ -44,6 +44,18 @@ KEPT_POOLS = 2
 _WITHOUT_EFFECT = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
 
 
+def _cpu_count() -> int:
+    """The cluster's CPUs if there is one; otherwise joblib's count: it knows the same limits as ours, and
+    ``LOKY_MAX_CPU_COUNT``."""
+    from distpool.driver.session import works_with_cluster
+
+    if not works_with_cluster():
+        return int(joblib.cpu_count())
+    from distpool.driver.capacity import default_workers
+
+    return default_workers()
+
+
 class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """Runs the batches of a ``joblib.Parallel`` in distpool's workers.
 
@@ -73,8 +85,7 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 warnings.warn(f"distpool-backed parallel loops cannot be {obstacle}, setting n_jobs=1", stacklevel=3)
             return 1
         if n_jobs < 0:
-            # joblib's count: it knows the same limits as ours, and LOKY_MAX_CPU_COUNT.
-            return max(int(joblib.cpu_count()) + 1 + n_jobs, 1)
+            return max(_cpu_count() + 1 + n_jobs, 1)
         return n_jobs
 
     def configure(

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from distpool.cli import start, status
+from distpool.errors import ConnectError
 from distpool.version import __version__
 
 
@@ -16,6 +18,10 @@ def parser() -> argparse.ArgumentParser:
     )
     python = ".".join(str(part) for part in sys.version_info[:3])
     top.add_argument("--version", action="version", version=f"distpool {__version__} (Python {python})")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    start.add_start(commands)
+    status.add_status(commands)
+    start.add_stop(commands)
     return top
 
 
@@ -26,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: the exit status (``--version``, ``--help`` and wrong usage leave through ``SystemExit``, as usual).
     """
     top = parser()
-    top.parse_args(arguments)
-    top.print_help()
-    return 2
+    parsed = top.parse_args(arguments)
+    if not hasattr(parsed, "run"):
+        top.print_help()
+        return 2
+    try:
+        return int(parsed.run(parsed))
+    except ConnectError as error:
+        print(f"distpool: {error}", file=sys.stderr)
+        return 1

@@ -30,16 +30,14 @@ class CapturedSetup:
     """This program as it was when a pool was opened; keeps the initializer's stored objects alive.
 
     :param driver: the driver's routing id.
-    :param scheduler_endpoint: where nested drivers attach.
     :param initializer: the packed ``(initializer, initargs)``, or None.
     """
 
-    def __init__(self, driver: str, scheduler_endpoint: str, spec: PoolSpec, initializer: Packed | None) -> None:
+    def __init__(self, driver: str, spec: PoolSpec, initializer: Packed | None) -> None:
         main = sys.modules.get("__main__")
         spec_of_main = getattr(main, "__spec__", None)
         file = getattr(main, "__file__", None)
         self._driver = driver
-        self._scheduler_endpoint = scheduler_endpoint
         self._spec = spec
         self._initializer = initializer
         self._environment = {**_environment(), **(spec.environment or {})}
@@ -63,7 +61,6 @@ class CapturedSetup:
             driver=self._driver,
             lease=grant.lease,
             pool=grant.pool,
-            scheduler_endpoint=self._scheduler_endpoint,
             environment=self._environment_for(grant),
             working_directory=self._working_directory,
             sys_path=self._sys_path,
@@ -93,7 +90,7 @@ def capture(session: Any, spec: PoolSpec, initializer: Packed | None) -> Capture
     :param session: the driver's session.
     :param initializer: the packed ``(initializer, initargs)``, or None.
     """
-    return CapturedSetup(session.routing_id.decode(), session.endpoint, spec, initializer)
+    return CapturedSetup(session.routing_id.decode(), spec, initializer)
 
 
 def replay_log_records(records: Sequence[bytes]) -> None:

@@ -207,13 +207,16 @@ class Loop:
     def _has_chores(self) -> bool:
         session = self._session
         lost = self._bell.broken and not session.lost
-        return bool(lost or self._stopping or self._later or session.has_callbacks())
+        news = self._later or session.channel.link_events
+        return bool(lost or self._stopping or news or session.has_callbacks())
 
     def _work_off(self) -> None:
         """Deadlines, and what others left to this thread."""
         session = self._session
         if self._bell.broken and not session.lost:
             session.on_node_lost()
+        if session.channel.link_events:
+            session.attend_to_links()
         now = _monotonic()
         for pool in list(session.pools.values()):
             deadline = pool.next_deadline()
@@ -313,6 +316,12 @@ class Loop:
             return
         if isinstance(message, scheduler_to_driver.HelloWanted):
             session.introduce_again(settled)
+            return
+        if isinstance(message, scheduler_to_driver.Ping):
+            return
+        if isinstance(message, scheduler_to_driver.ClusterStatus):
+            if session.questions is not None:
+                session.questions.take(message)
             return
         if isinstance(message, scheduler_to_driver.Refused):
             session.refused(message.reason, settled)

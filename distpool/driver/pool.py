@@ -348,13 +348,25 @@ class WorkerPool:
 
     def on_ended(self, ended: scheduler_to_driver.LeaseEnded, now: float, effects: Effects) -> None:
         """A lease ended, or never began."""
-        exit = WorkerExit(
-            ended.pid, ended.exit_code, ended.reason, ended.stderr_tail, ended.peak_rss_bytes, self._session.node_name
-        )
+        if self._workforce.was_given_up(ended.lease):
+            return
+        worker = self._core.workers.get(ended.lease)
+        node = worker.node if worker is not None else ""
+        exit = WorkerExit(ended.pid, ended.exit_code, ended.reason, ended.stderr_tail, ended.peak_rss_bytes, node)
         if self._workforce.dismiss(ended.lease, ended.exit_code):
             self._core.on_ended(ended.lease, exit, now, effects)
         else:
             self._core.on_start_failed(ended.shape, exit, now, effects)
+
+    def on_link_lost(self, lease: str, reason: str, now: float, effects: Effects) -> None:
+        """A worker is out of reach for this process, wherever it is: what it does must not be heard any more."""
+        worker = self._core.workers.get(lease)
+        if worker is None or worker.exit is not None:
+            return
+        reason = f"the worker on {worker.node} was given up: {reason}"
+        ended = scheduler_to_driver.LeaseEnded(lease, self.pool_id, worker.shape, worker.pid, -signal.SIGKILL, reason)
+        self.on_ended(ended, now, effects)
+        self._workforce.give_up(lease)
 
     def on_infeasible(self, message: scheduler_to_driver.DemandInfeasible, now: float, effects: Effects) -> None:
         """No node can run a worker of this shape."""

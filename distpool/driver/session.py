@@ -7,6 +7,7 @@ while no other thread happens to do so.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
 import threading
@@ -28,41 +29,65 @@ from distpool.driver.interrupts import shield
 from distpool.driver.loop import Loop
 from distpool.driver.pool import PoolSpec, Settled, WorkerPool
 from distpool.driver.state import Failure, FailureKind
+from distpool.node.machine import cpu_count, process_space
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.driver_to_worker import ReleaseObjects
+from distpool.wire.links import CallerRefused, LinkDown, LinkFailed, LinkUp
+from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
+    from distpool.driver.attach import Questions
     from distpool.driver.future import DistFuture
     from distpool.store.settings import StoreSettings
+    from distpool.wire.security import Keys
 
-_SCHEDULER = b"s"
-#: How long a scheduler may take to answer.
-CONNECT_TIMEOUT_S = 30.0
+
+SCHEDULER = b"s"
+#: How long last words may take to reach another machine.
+_LINGER_S = 1.0
+#: For how long a worker may be out of reach from the start, until it is given up.
+_UNREACHABLE_S = 15.0
+#: How long ``cpu_count`` waits for news of the cluster before it takes what was known.
+_STATUS_S = 5.0
 
 
 class Session:
     """See the module's description.
 
-    :param endpoint: the scheduler's, or None to start a private node.
+    :param address: the cluster's: ``host:port``, or the path of a token file; None to start a private node (or, in a
+        worker, to attach to the scheduler that the worker belongs to).
     :param store_settings: of the private node's object store; None: as the environment says.
     :raises ConnectError: when no scheduler answers, or it refuses.
     """
 
-    def __init__(self, endpoint: str | None = None, store_settings: StoreSettings | None = None) -> None:
-        from distpool.worker import context as worker_context
-
+    def __init__(self, address: str | None = None, store_settings: StoreSettings | None = None) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.routing_id = b"d-" + os.urandom(6).hex().encode()
         self.worker = worker_context.current()
         self.store_settings = store_settings
         self.node = None
-        store_folder = ""
-        if self.worker is not None and endpoint is None:
+        #: As it was asked for; None: the private node, or a worker's scheduler.
+        self.address = address
+        #: A driver on no node keeps nothing outside of its memory.
+        store_folder = "/nonexistent"
+        endpoint = ""
+        keys: Keys | None = None
+        if address is not None:
+            from distpool.node.statefolder import find_token
+
+            self.worker = None  # a program of its own, wherever it runs
+            token = find_token(address)
+            endpoint, keys = f"tcp://{token.address}", token.keys
+        elif self.worker is not None:
             endpoint = self.worker.scheduler_endpoint
             store_folder = self.worker.store_folder
-        if endpoint is None:
+            if self.worker.secret:
+                from distpool.wire.security import Keys
+
+                keys = Keys.derive(self.worker.secret)
+        else:
             self.node = take_over() if store_settings is None else None
             if self.node is None:
                 from distpool.node.launch import start_private_node
@@ -79,7 +104,6 @@ class Session:
         if self.node is not None:
             self.node.wait_ready()
         self.endpoint = endpoint
-        self.node_name = socket.gethostname()
         # A process has one store: in a worker, what a task puts there may become part of its result.
         inherited = store_of_this_process() if self.worker is not None else None
         self._owns_store = inherited is None
@@ -87,8 +111,9 @@ class Session:
             self.store = inherited
             inherited.on_free = self._release_later
         else:
-            self.store = ObjectStore(Path(store_folder), self.routing_id.decode(), on_free=self._release_later)
-            install(self.store)
+            self.store = ObjectStore(
+                Path(store_folder), self.routing_id.decode(), shared=keys is None, on_free=self._release_later
+            )
         self.definitions = DefinitionServer(self.store)
         self.functions = FunctionTable(self.definitions.pack_function, function_is_stable)
         self.pools: dict[str, WorkerPool] = {}
@@ -104,22 +129,66 @@ class Session:
         self._attending = threading.Lock()
         self._abandoned: deque[WorkerPool] = deque()
         self._releases: deque[tuple[str, list[str]]] = deque()
+        self._unreachable_since: dict[bytes, float] = {}
         self._closed = False
         self.welcome: scheduler_to_driver.SchedulerWelcome | None = None
         self._context = zmq.Context()
-        self.channel = Channel(self._context, self.routing_id)
-        self.channel.connect(endpoint, _SCHEDULER)
-        self._say_hello()
+        self.channel = Channel(self._context, self.routing_id, keys)
+        #: Status questions, of a driver of a cluster.
+        self.questions: Questions | None = None
+        try:
+            self._attach(endpoint)
+        except BaseException:
+            self._let_go()
+            raise
+        if self._owns_store:
+            install(self.store)
         self.loop = Loop(self)
         if self.node is None:
             self.loop.start()
+
+    def _attach(self, endpoint: str) -> None:
+        """Say hello to the scheduler; one on another machine must answer."""
+        channel = self.channel
+        if not endpoint.startswith("tcp://"):
+            channel.connect(endpoint, SCHEDULER)
+            self._say_hello()
+            return
+        from distpool.driver.attach import Questions, dial, wait_for_answer
+
+        self.questions = Questions(channel)
+        channel.watch_links(self._on_link_news)
+        address = endpoint.removeprefix("tcp://")
+        dial(channel, address)
+        self._say_hello()
+        self.welcome, _ = wait_for_answer(channel, scheduler_to_driver.SchedulerWelcome, address)
+
+    def _on_link_news(self) -> None:
+        self.channel.wake()
+        loop: Loop | None = getattr(self, "loop", None)
+        if loop is not None:
+            loop.wake()
+
+    def _let_go(self) -> None:
+        linger_s = 0.0 if self.node is not None else _LINGER_S
+        self.channel.close(linger_s)
+        self._context.destroy(linger=int(linger_s * 1000))
+        if self._owns_store:
+            self.store.close()
 
     def _say_hello(self) -> None:
         parent = self.worker.lease if self.worker is not None else ""
         leases = tuple(lease for pool in self.pools.values() for lease in pool.held_leases())
         self.tell_scheduler(
             driver_to_scheduler.DriverHello(
-                codec.PROTOCOL, codec.PYTHON, _version(), socket.gethostname(), self.pid, parent, leases
+                codec.PROTOCOL,
+                codec.PYTHON,
+                _version(),
+                socket.gethostname(),
+                self.pid,
+                parent,
+                leases,
+                process_space(),
             )
         )
 
@@ -185,7 +254,7 @@ class Session:
     def tell_scheduler(self, message: driver_to_scheduler.Message) -> None:
         """Send to the scheduler."""
         try:
-            self.channel.send(_SCHEDULER, (codec.encode(message),))
+            self.channel.send(SCHEDULER, (codec.encode(message),))
         except PeerUnreachable:
             pass
 
@@ -325,6 +394,59 @@ class Session:
             maker, object_ids = self._releases.popleft()
             self.send(maker.encode(), ReleaseObjects(object_ids))
 
+    # -- connections to other machines ----------------------------------------------------------------------------
+
+    def attend_to_links(self) -> None:
+        """Connections came up or broke (in the loop's thread)."""
+        events = self.channel.link_events
+        settled: Settled = []
+        while events:
+            event = events.popleft()
+            if isinstance(event, CallerRefused):
+                continue
+            with self.lock:
+                if event.peer == SCHEDULER:
+                    if isinstance(event, LinkUp):
+                        # What was under way was lost; the scheduler says what became of the leases.
+                        self.introduce_again(settled)
+                    continue
+                if isinstance(event, LinkUp):
+                    self._unreachable_since.pop(event.peer, None)
+                elif isinstance(event, LinkDown):
+                    self._give_up_worker(event.peer, "the connection to it broke", settled)
+                else:
+                    since = self._unreachable_since.setdefault(event.peer, time.monotonic())
+                    if time.monotonic() - since > _UNREACHABLE_S:
+                        self._give_up_worker(event.peer, f"it cannot be reached from here: {event.reason}", settled)
+        if settled:
+            self.settle(settled)
+
+    def cannot_reach(self, peer: bytes, reason: str) -> None:
+        """A worker that was granted has an address that is unknown here (caller holds the lock)."""
+        self._unreachable_since[peer] = -math.inf
+        self.channel.link_events.append(LinkFailed(peer, reason))
+        self.loop.wake()
+
+    def _give_up_worker(self, peer: bytes, reason: str, settled: Settled) -> None:
+        """As if the worker had ended; the scheduler sees to it that it does (caller holds the lock)."""
+        self._unreachable_since.pop(peer, None)
+        pool, lease = self._by_worker.get(peer, (None, ""))
+        if pool is None or lease not in self._by_lease:
+            return
+        self.tell_scheduler(driver_to_scheduler.ReturnLease(lease, 0.0))
+        self.lease_ended(lease)
+        settled += pool.handle(functools.partial(pool.on_link_lost, lease, reason), time.monotonic())
+
+    def cluster_cpus(self) -> float:
+        """CPUs of all nodes of the cluster."""
+        if self.questions is None:
+            return float(cpu_count())
+        question = self.questions.ask()
+        self.wait_for_event(question.answered, _STATUS_S)
+        if question.answer is not None:
+            return sum(node.capacity.num_cpus for node in question.answer.nodes)
+        return self.welcome.capacity.num_cpus if self.welcome is not None else 0.0
+
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
@@ -377,10 +499,7 @@ class Session:
         self.loop.stop()
         if self.node is not None:
             self.node.stop()
-        self.channel.close()
-        self._context.destroy(linger=0)
-        if self._owns_store:
-            self.store.close()
+        self._let_go()
         # The closed session may be referred to for long; what its pools were given must not be.
         with self.lock:
             self._by_worker.clear()
@@ -395,30 +514,38 @@ _foreign: list[Session] = []
 def current_session(address: str | None = None, store_settings: StoreSettings | None = None) -> Session:
     """This process's session, made at the first call.
 
-    :param address: the scheduler to attach to; None: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :param address: the cluster to attach to; None: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
     :param store_settings: see ``Session``; only looked at when a session is made.
     :raises ConnectError: when the scheduler cannot be reached.
+    :raises RuntimeError: when this process has pools elsewhere.
     """
     global _current
     with _current_lock:
         if ending.interpreter_ends():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         session = _current
-        if session is not None and session.pid == os.getpid() and session.has_lost_node():
-            session.close()
-            store_settings = store_settings or session.store_settings
+        if session is not None and session.pid == os.getpid() and not session.closed:
+            if session.has_lost_node():
+                session.close()
+                store_settings = store_settings or session.store_settings
+            elif address is not None and address != session.address:
+                if session.pools:
+                    raise RuntimeError(
+                        f"this process works with {session.address or 'a node of its own'} and cannot use {address} at "
+                        "the same time: end its pools first, or call distpool.shutdown()"
+                    )
+                session.close()
         if session is None or session.closed or session.pid != os.getpid():
             ending.install(close_current)
-            session = _current = Session(address or os.environ.get("DISTPOOL_ADDRESS") or None, store_settings)
+            session = _current = Session(_address(address), store_settings)
         return session
 
 
 def begin_session(address: str | None, store_bytes: float | None, spill_uri: str | None) -> Session:
     """This process's session, with a private node whose store has these settings (errors: see ``distpool.init``)."""
     from distpool.store.settings import StoreSettings
-    from distpool.worker import context as worker_context
 
-    if address or os.environ.get("DISTPOOL_ADDRESS") or worker_context.current() is not None:
+    if _address(address) is not None or worker_context.current() is not None:
         raise ValueError(
             "store_bytes and spill_uri are for a program's private node; a cluster's nodes are told when they start"
         )
@@ -429,6 +556,23 @@ def begin_session(address: str | None, store_bytes: float | None, spill_uri: str
             "spill_uri before the first call, or after shutdown()"
         )
     return current_session(None, settings)
+
+
+def _address(address: str | None) -> str | None:
+    """Where a new session attaches."""
+    if address is None and worker_context.current() is None:
+        address = os.environ.get("DISTPOOL_ADDRESS")
+    # In a worker the variable is the driver's: nested work goes to the worker's own scheduler.
+    return address or None
+
+
+def works_with_cluster(address: str | None = None) -> bool:
+    """Whether the next pool (in the cluster at ``address``, if that is given) is one of a cluster."""
+    session = existing_session()
+    if address is None and session is not None:
+        return session.node is None
+    worker = worker_context.current()
+    return _address(address) is not None or (worker is not None and bool(worker.secret))
 
 
 def close_current() -> None:

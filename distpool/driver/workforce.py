@@ -37,6 +37,8 @@ class Workforce:
         self._session = session
         self.changed = threading.Condition(session.lock)
         self._by_lease: dict[str, WorkerProcess] = {}
+        #: Leases that ended for this process alone; the scheduler's word is still to come.
+        self._given_up: set[str] = set()
         self._functions_sent: dict[str, set[int]] = {}
 
     def processes(self, wanted: Callable[[], int]) -> dict[int, WorkerProcess]:
@@ -56,8 +58,11 @@ class Workforce:
         if grant.lease in self._by_lease:
             return None
         peer = grant.worker.encode()
-        worker = Worker(grant.lease, peer, grant.shape, grant.node, grant.pid, grant.ordinal)
-        self._session.channel.connect(grant.endpoint, peer)
+        worker = Worker(grant.lease, peer, grant.shape, grant.host or grant.node, grant.pid, grant.ordinal)
+        try:
+            self._session.channel.connect(grant.endpoint, peer)
+        except OSError as error:
+            self._session.cannot_reach(peer, f"{grant.endpoint}: {error}")
         self._session.send(peer, setup.for_worker(grant))
         spec = self._pool.spec
         process = WorkerProcess(self._pool, worker, f"{spec.process_name}-{grant.ordinal}", spec.daemon)
@@ -65,6 +70,17 @@ class Workforce:
         self._functions_sent[grant.lease] = set()
         self.changed.notify_all()
         return worker
+
+    def give_up(self, lease: str) -> None:
+        """The scheduler will tell that a lease ended which has ended here before."""
+        self._given_up.add(lease)
+
+    def was_given_up(self, lease: str) -> bool:
+        """Whether that is what it has told now."""
+        if lease not in self._given_up:
+            return False
+        self._given_up.discard(lease)
+        return True
 
     def dismiss(self, lease: str, exit_code: int) -> bool:
         """A worker ended; False when it was never here."""

@@ -54,6 +54,16 @@ class _PoolContext(BaseContext):
         """
         return self if method is None else _context_of(method)
 
+    def cpu_count(self) -> int:
+        """CPUs of this machine, as in the standard library; of the cluster, if the program works with one."""
+        from distpool.driver.session import works_with_cluster
+
+        if not works_with_cluster():
+            return super().cpu_count()
+        from distpool.driver.capacity import default_workers
+
+        return default_workers()
+
     def Pool(
         self,
         processes: int | None = None,

@@ -380,6 +380,12 @@ def _worker_name(context: Any) -> str:
 
 
 def _usable_cpus() -> int:
+    from distpool.driver.session import works_with_cluster
+
+    if works_with_cluster():
+        from distpool.driver.capacity import default_workers
+
+        return default_workers()
     count = getattr(os, "process_cpu_count", None)
     if count is not None:
         return int(count() or 1)

@@ -27,11 +27,12 @@ def _start() -> None:
         from distpool.node import process
 
         process.main(sys.argv[1])
-    except BaseException:
+    except BaseException as error:
         import traceback
 
-        # To the driver, which waits for word at the other end.
-        os.write(3, traceback.format_exc().encode())
+        # To whoever started us and waits for word at the other end.
+        known = type(error).__name__ == "ConnectError"
+        os.write(3, (str(error) if known else traceback.format_exc()).encode())
         os._exit(1)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from distpool.node.control import Fork
+from distpool.node.control import ClusterFacts, Fork
 from distpool.node.core import AgentCore
 from distpool.node.events import (
     EndGeneration,
@@ -57,6 +57,7 @@ class Agent:
     :param first_zygote: control socket of the first zygote.
     :param start_zygote: starts another, when that one was killed.
     :param to_scheduler: sends to the scheduler.
+    :param cluster: what workers must know to be reached from other machines; None on a private node.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Agent:
         first_zygote: socket.socket,
         start_zygote: Callable[[], socket.socket],
         to_scheduler: Callable[[agent_to_scheduler.Message], None],
+        cluster: ClusterFacts | None = None,
     ) -> None:
         self._core = core
         self._loop = loop
@@ -82,6 +84,7 @@ class Agent:
         self._agent_endpoint = agent_endpoint
         self._scheduler_endpoint = scheduler_endpoint
         self._to_scheduler = to_scheduler
+        self._cluster = cluster
         self._services: list[Service] = []
         self.zygotes = Zygotes(loop, first_zygote, start_zygote, self._make_fork, self.handle, StandardErrors(loop))
         loop.add_timer(core.next_deadline, lambda now: self.handle(TimePassed()))
@@ -122,6 +125,11 @@ class Agent:
     def on_scheduler_said(self, message: scheduler_to_agent.Message) -> None:
         """A message of the scheduler in this very process."""
         self.handle(SchedulerSaid(message))
+
+    @property
+    def core(self) -> AgentCore:
+        """What was decided so far."""
+        return self._core
 
     def close(self, patience_s: float = 5.0) -> None:
         """Kill all workers and zygotes and wait until they are gone."""
@@ -167,8 +175,10 @@ class Agent:
         return f"{self._root}/w-{worker}"
 
     def _make_fork(self, worker: str) -> Fork:
-        endpoint = f"ipc://{self._socket_of(worker)}"
-        return Fork(worker, self._node, self._agent_endpoint, endpoint, self._scheduler_endpoint, self._store)
+        endpoint = "" if self._cluster is not None else f"ipc://{self._socket_of(worker)}"
+        return Fork(
+            worker, self._node, self._agent_endpoint, endpoint, self._scheduler_endpoint, self._store, self._cluster
+        )
 
 
 def remote_scheduler(channel: Channel) -> Callable[[agent_to_scheduler.Message], None]:

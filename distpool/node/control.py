@@ -18,6 +18,24 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     pass
 
 
+class ClusterFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker must know to be reached from other machines.
+
+    :param secret: the cluster's (see ``distpool.wire.security``).
+    :param bind_host: the address on which it listens, ``advertised_host`` that by which others reach it.
+    :param first_port, last_port: it listens on the first that is free; 0: on any.
+    """
+
+    secret: bytes
+    bind_host: str
+    advertised_host: str
+    first_port: int = 0
+    last_port: int = 0
+
+    def __repr__(self) -> str:
+        return f"<ClusterFacts {self.advertised_host}>"  # not the secret
+
+
 class Fork(_Message, frozen=True):
     """Agent → zygote: fork a worker.  One descriptor: its standard error.  The fields are those of ``WorkerStart``."""
 
@@ -27,6 +45,7 @@ class Fork(_Message, frozen=True):
     endpoint: str
     scheduler_endpoint: str
     store_folder: str
+    cluster: ClusterFacts | None = None
 
 
 class Generate(_Message, frozen=True):

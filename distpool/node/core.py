@@ -63,7 +63,10 @@ class AgentCore:
         self._hello = hello
         self._spares = spares
         self._heartbeat_s = heartbeat_s
+        #: why the node must end
         self.refused = ""
+        #: the cluster that it belongs to, once that has said so
+        self.cluster = ""
         self._workers: dict[str, Worker] = {}
         self._by_lease: dict[str, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
@@ -166,8 +169,12 @@ class AgentCore:
         elif isinstance(message, scheduler_to_agent.Retire):
             self._tell(agent_to_scheduler.AgentGoodbye())
             self.refused = "the node was drained"
+        elif isinstance(message, scheduler_to_agent.AgentWelcome):
+            self.cluster = message.cluster
         elif isinstance(message, scheduler_to_agent.AgentRefused):
             self.refused = message.reason
+        elif isinstance(message, scheduler_to_agent.ClusterEnds):
+            self.refused = "the cluster was stopped"
 
     def _start(self, message: scheduler_to_agent.StartWorker) -> None:
         if message.lease in self._by_lease:
@@ -314,7 +321,9 @@ class AgentCore:
                     self._stop(worker, 0.0, terminate=False)  # it has not loaded what the newer ones have
         for _ in range(waiting, self._spares):
             self._last_spare += 1
-            self._fork(f"x{self._last_spare}")
+            # Unique in the cluster: a driver may hold workers of several nodes.
+            prefix = "" if self._hello.elastic_cpus else f"{self._hello.node}-"
+            self._fork(f"{prefix}x{self._last_spare}")
 
     # -- generations --------------------------------------------------------------------------------------------
 

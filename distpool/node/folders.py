@@ -48,20 +48,24 @@ class Folders:
         :raises ConnectError: when there is no place for them.
         """
         name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
-        root = _make_first([folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER], name)
+        short = [folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER]
+        root, lock = _make_first(short, name)
+        locks = [lock]
         from distpool.store.segments import shared_memory
 
         memory = shared_memory()
         try:
-            store = _make_first([str(memory)] if memory is not None else [], name)
+            store, lock = _make_first([str(memory)] if memory is not None else [], name)
+            locks.append(lock)
         except ConnectError:
             store = os.path.join(root, "store")
             os.mkdir(store, 0o700)
         folders = cls(root, store, os.path.join(root, "spill"))
+        folders._locks = locks
         try:
             if spill_parent:
-                folders.spill = _make_first([spill_parent], name)
-            folders.hold()
+                folders.spill, lock = _make_first([spill_parent], name)
+                locks.append(lock)
         except BaseException:
             folders.remove()
             raise
@@ -151,19 +155,25 @@ def _temporary_folders() -> list[str]:
     return list(dict.fromkeys([*folders, "/tmp", "/var/tmp"]))
 
 
-def _make_first(parents: list[str], name: str) -> str:
+def _make_first(parents: list[str], name: str) -> tuple[str, int]:
+    """A folder in the first place that will do, and the descriptor that holds its lock."""
     failures = []
     for parent in parents:
         folder = os.path.join(parent, name)
         try:
             os.mkdir(folder, 0o700)
             # A full file system lets one make a folder, but nothing in it.
-            probe = os.open(os.path.join(folder, OWNER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            newborn = os.path.join(folder, f"{OWNER_FILE}.new")
+            lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(probe, f"{os.getpid()}\n".encode())
-            finally:
-                os.close(probe)
-            return folder
+                os.write(lock, f"{os.getpid()}\n".encode())
+                # Locked before it has its name: a node that sweeps at this moment must not take us for dead.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                os.rename(newborn, os.path.join(folder, OWNER_FILE))
+            except OSError:
+                os.close(lock)
+                raise
+            return folder, lock
         except OSError as error:
             remove_tree(folder)
             failures.append(f"{parent}: {os.strerror(error.errno or errno.EIO)}")

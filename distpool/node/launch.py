@@ -7,18 +7,20 @@ lives; 1 and 2 are the driver's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from distpool.errors import ConnectError
 from distpool.node.folders import Folders
 from distpool.store.settings import StoreSettings
+from distpool.wire.resources import Shape
 
 #: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
 START_TIMEOUT_S = 60.0
@@ -28,6 +30,35 @@ STOP_TIMEOUT_S = 10.0
 READY = b"ready"
 
 
+class MemberConfig(msgspec.Struct, frozen=True):
+    """What ``distpool start`` tells a node of a cluster, beside what every node is told.
+
+    :param token: the cluster's, in one line.
+    :param head: whether the scheduler runs in this process as well; it then listens where the token says.
+    :param bind_host: the address on which workers (and the scheduler) listen.
+    :param advertised_host: by which other machines reach this one.
+    :param first_port, last_port: workers listen on the first that is free; 0: on any.
+    :param capacity: what the node offers; fields that are negative: what the machine has.
+    :param working_directory: where tasks start when their driver's folder does not exist here.
+    :param foreground: whether the node ends with the process that started it.
+    :param log: its log file, or empty.
+    """
+
+    token: str
+    head: bool
+    bind_host: str
+    advertised_host: str
+    first_port: int
+    last_port: int
+    capacity: Shape
+    working_directory: str
+    foreground: bool
+    log: str = ""
+
+    def __repr__(self) -> str:
+        return f"<MemberConfig {self.advertised_host}>"  # not the token
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """What the driver tells its node.
 
@@ -35,6 +66,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     :param spares: how many spare workers to keep; None: as many as is good for the machine.
     :param worker_module: what workers run; differs in tests only.
     :param store_settings: of its object store.
+    :param member: None for a program's private node.
     """
 
     node: str
@@ -47,6 +79,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     preload: bool = True
     worker_module: str = "distpool.worker.main"
     store_settings: StoreSettings = StoreSettings()
+    member: MemberConfig | None = None
 
 
 class PrivateNode:
@@ -196,8 +229,6 @@ def start_private_node(
     if store_settings is None:
         store_settings = StoreSettings.make()
     folders = Folders.create(store_settings.spill_folder)
-    if spares is None and os.environ.get("DISTPOOL_SPARE_WORKERS", "").isdigit():
-        spares = int(os.environ["DISTPOOL_SPARE_WORKERS"])
     config = NodeConfig(
         node=os.path.basename(folders.root).rpartition("-")[2],
         root=folders.root,
@@ -205,7 +236,7 @@ def start_private_node(
         spill=folders.spill,
         driver_pid=os.getpid(),
         import_path=installed_packages() if import_path is None else import_path,
-        spares=spares,
+        spares=spare_workers() if spares is None else spares,
         preload=preload,
         worker_module=worker_module,
         store_settings=store_settings,
@@ -235,6 +266,67 @@ def start_private_node(
     return node
 
 
+def start_member(member: MemberConfig, node: str, output: int = -1, timeout_s: float = START_TIMEOUT_S) -> MemberStart:
+    """Start a node of a cluster, and wait until it is part of that.
+
+    :param output: what becomes its standard output and error; default: ours.
+    :raises ConnectError: when it cannot be, and why; nothing is left of it then.
+    """
+    store_settings = StoreSettings.make()
+    folders = Folders.create(store_settings.spill_folder)
+    config = NodeConfig(
+        node=node,
+        root=folders.root,
+        store=folders.store,
+        spill=folders.spill,
+        store_settings=store_settings,
+        driver_pid=os.getpid(),
+        import_path=installed_packages(),
+        spares=spare_workers(),
+        member=member,
+    )
+    life_read, life_write = os.pipe()
+    status_read, status_write = os.pipe()
+    try:
+        try:
+            pid = spawn("member", life_read, status_write, output)
+        finally:
+            os.close(life_read)
+            os.close(status_write)
+        with contextlib.suppress(BrokenPipeError):
+            write_config(life_write, config)
+        said = b""
+        deadline = time.monotonic() + timeout_s
+        while select.select([status_read], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            data = os.read(status_read, 65536)
+            if not data:
+                break
+            said += data
+        else:
+            os.kill(pid, signal.SIGKILL)
+            said = f"it did not start within {timeout_s:g} s".encode()
+        if not said.startswith(READY):
+            os.waitpid(pid, 0)
+            folders.remove()
+            raise ConnectError(said.decode(errors="replace").strip() or "the node process ended and said nothing")
+    except BaseException:
+        os.close(life_write)
+        raise
+    finally:
+        os.close(status_read)
+    folders.let_go()
+    return MemberStart(pid, life_write, said.removeprefix(READY))
+
+
+class MemberStart(NamedTuple):
+    """A node that was started: its process, the descriptor whose end is its own if it is in the foreground, and what it
+    said of itself (``distpool.node.member.Joined`` as JSON)."""
+
+    pid: int
+    life: int
+    announcement: bytes
+
+
 def write_config(fd: int, config: NodeConfig) -> None:
     payload = msgspec.msgpack.encode(config)
     os.write(fd, len(payload).to_bytes(4, "big") + payload)
@@ -253,8 +345,16 @@ def installed_packages() -> list[str]:
     return [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
 
 
-def spawn(role: str, stdin: int, status: int) -> int:
+def spare_workers() -> int | None:
+    """How many the user wants; None: as many as is good for the machine."""
+    wanted = os.environ.get("DISTPOOL_SPARE_WORKERS", "")
+    return int(wanted) if wanted.isdigit() else None
+
+
+def spawn(role: str, stdin: int, status: int, output: int = -1) -> int:
     """Start ``python distpool/node/__main__.py ROLE`` in a session of its own; returns its process id.
+
+    :param output: what becomes its standard output and error; default: ours.
 
     Not ``subprocess``: that would warn about a process that is still running when the interpreter ends, and this one
     ends by itself.
@@ -267,7 +367,10 @@ def spawn(role: str, stdin: int, status: int) -> int:
     arguments = [sys.executable, *_args_from_interpreter_flags(), main, role]
     # Numbers above those that they become in the child, so that no move overwrites another one's source.
     safe_stdin, safe_status = _duplicate(stdin), _duplicate(status)
+    safe_output = _duplicate(output) if output >= 0 else -1
     actions = [(os.POSIX_SPAWN_DUP2, safe_stdin, 0), (os.POSIX_SPAWN_DUP2, safe_status, 3)]
+    if output >= 0:
+        actions += [(os.POSIX_SPAWN_DUP2, safe_output, 1), (os.POSIX_SPAWN_DUP2, safe_output, 2)]
     options: dict[str, Any] = {"file_actions": actions, "setsigmask": [], "setsigdef": [signal.SIGINT, signal.SIGPIPE]}
     try:
         try:
@@ -275,8 +378,9 @@ def spawn(role: str, stdin: int, status: int) -> int:
         except NotImplementedError:  # then the process itself leaves the session, a moment later
             return os.posix_spawn(sys.executable, arguments, os.environ, **options)
     finally:
-        os.close(safe_stdin)
-        os.close(safe_status)
+        for fd in (safe_stdin, safe_status, safe_output):
+            if fd >= 0:
+                os.close(fd)
 
 
 def _duplicate(fd: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -115,6 +116,31 @@ def _visible_gpus(environment: Mapping[str, str], root: Path) -> int:
     if granted and granted != "all":
         return min(count, len(granted.split(",")))
     return count
+
+
+def process_space(root: Path = _ROOT) -> str:
+    """Processes of which this is the same can watch each other: a process id means the same to both."""
+    return f"{_boot(root)}/{_namespace(root, 'pid')}"
+
+
+def file_space(root: Path = _ROOT) -> str:
+    """Processes of which this is the same see the same files: one machine, outside of any container or inside the
+    same."""
+    return f"{_boot(root)}/{_namespace(root, 'mnt')}"
+
+
+def _boot(root: Path) -> str:
+    try:
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _namespace(root: Path, kind: str) -> str:
+    try:
+        return os.readlink(root / f"proc/self/ns/{kind}")
+    except OSError:
+        return ""
 
 
 def _leading(devices: list[str]) -> int:

@@ -1,7 +1,8 @@
-"""The node process of one program: zygote first, then scheduler and agent in one single-threaded loop.
+"""The node process: zygote first, then agent, and scheduler if it has one, in one single-threaded loop.
 
-It ends, with everything below it, when the driver ends in any way: the kernel says so through a process descriptor,
-and where there is none, the pipe on descriptor 0 breaks.
+That of one program ends, with everything below it, when the driver ends in any way: the kernel says so through a
+process descriptor, and where there is none, the pipe on descriptor 0 breaks.  A node of a cluster (``member``) ends
+when it is told to.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ from distpool.wire import channel, codec
 if TYPE_CHECKING:
     from distpool.node.agent import Agent
     from distpool.node.loop import Loop
+    from distpool.store.service import StoreService
 
 _STATUS = 3
 
 
 def main(role: str) -> NoReturn:
-    """Run as ``private`` (a program's own node) or ``zygote`` (a node's, after the one it forked was killed)."""
+    """Run as ``private`` (a program's own node), ``member`` (a node of a cluster) or ``zygote`` (a node's, after the
+    one it forked was killed)."""
     _tidy()
     config = _read_config()
+    if config.member is not None:
+        os.chdir(config.member.working_directory)
+        if not config.member.foreground:
+            _null_input()
     if role == "zygote":
         from distpool.node import zygote
 
@@ -67,22 +74,39 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
     loop = Loop()
     context = zmq.Context()
     context.set(zmq.BLOCKY, False)
+    member = None
     try:
-        agent = _assemble(config, control, loop, context)
-        _watch_driver(config, loop)
+        _end_on_signals(loop)
+        if config.member is None:
+            agent = _assemble(config, control, loop, context)
+            _watch_driver(config, loop)
+        else:
+            from distpool.node.member import Member
+
+            member = Member(config, config.member, loop, context, control, lambda: _start_zygote(config))
+            agent = member.agent
         while not agent.zygotes.ready and not agent.zygotes.broken and loop.running:
             loop.run_once()
         if agent.zygotes.broken:
             raise RuntimeError(f"the process from which workers are forked cannot start:\n{agent.zygotes.broken}")
+        if member is not None:
+            member.join()
         if loop.running:
-            os.write(_STATUS, READY)
+            os.write(_STATUS, READY + (member.announcement if member is not None else b""))
+            if member is not None:
+                os.close(_STATUS)  # nobody waits for the end
             gc.freeze()
             gc.enable()
             sweep(config.store_settings.spill_folder)
             loop.run()
+        if member is not None:
+            member.leave()
         agent.close()
-        agent.channel.close()
+        if member is None:
+            agent.channel.close()
     finally:
+        if member is not None:
+            member.close()
         folders.remove()
 
 
@@ -92,7 +116,6 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
     from distpool.node.core import AgentCore
     from distpool.scheduler.core import SchedulerCore
     from distpool.scheduler.server import Server
-    from distpool.store.service import StoreService
     from distpool.version import __version__
     from distpool.wire.agent_to_scheduler import AgentHello
     from distpool.wire.resources import Shape
@@ -121,29 +144,37 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
         lambda: _start_zygote(config),
         lambda message: server.on_agent_said(config.node, message),
     )
-    settings = config.store_settings
-    agent.add_service(
-        StoreService(
-            loop,
-            agent_channel,
-            config.node,
-            agent_endpoint(config.root),
-            Path(config.store),
-            Path(config.spill),
-            settings.budget_bytes(Path(config.store), int(capacity.memory_bytes)),
-            settings.spill_uri,
-        )
-    )
+    agent.add_service(store_service(config, loop, agent_channel, int(capacity.memory_bytes)))
     server.add_local_agent(config.node, agent.on_scheduler_said)
     agent.start()
     server.start()
     return agent
 
 
+def store_service(config: NodeConfig, loop: Loop, agent_channel: channel.Channel, memory_bytes: int) -> StoreService:
+    """The books of the node's object store."""
+    from distpool.store.service import StoreService
+
+    settings = config.store_settings
+    return StoreService(
+        loop,
+        agent_channel,
+        config.node,
+        agent_endpoint(config.root),
+        Path(config.store),
+        Path(config.spill),
+        settings.budget_bytes(Path(config.store), memory_bytes),
+        settings.spill_uri,
+    )
+
+
 def _watch_driver(config: NodeConfig, loop: Loop) -> None:
     loop.watch(0, loop.stop)
     with contextlib.suppress(AttributeError, OSError):
         loop.watch(os.pidfd_open(config.driver_pid), loop.stop)
+
+
+def _end_on_signals(loop: Loop) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)

@@ -168,6 +168,7 @@ class _Zygote:
                     endpoint=message.endpoint,
                     scheduler_endpoint=message.scheduler_endpoint,
                     store_folder=message.store_folder,
+                    cluster=message.cluster,
                 )
             )
             code = 0

@@ -179,6 +179,7 @@ class Desk:
                 # On a machine of its own a program that asks for no GPU finds what it would find without us.
                 None if lease.node.elastic_cpus and not lease.shape.num_gpus else ",".join(lease.gpus),
                 None if lease.gang is None else lease.gang.seat(lease.rank),
+                lease.node.host,
             ),
         )
         if lease.node.draining:  # the drain came while its worker was being started

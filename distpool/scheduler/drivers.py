@@ -8,6 +8,7 @@ from typing import Any
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import DriverSaid
 from distpool.scheduler.state import Driver, LeaseState
+from distpool.scheduler.status import cluster_status
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import scheduler_to_driver as to_driver
@@ -33,6 +34,9 @@ class DriverSide:
         driver = self._desk.book.drivers.get(name)
         if type(message) is from_driver.DriverHello:
             self._on_driver_hello(name, message, watched)
+        elif type(message) is from_driver.StatusWanted:
+            desk = self._desk
+            desk.tell_anyone(name, cluster_status(desk.book, desk.cluster, message.request))
         elif driver is None or not driver.greeted:
             # To a heartbeat only: an answer to each message of a hello that was refused would never come to an end.
             if type(message) is from_driver.DriverHeartbeat:
@@ -62,6 +66,7 @@ class DriverSide:
             self._desk.book.set_parent(driver, parent)
         driver.claimed_parent = hello.parent_lease
         driver.greeted = True
+        driver.host, driver.pid = hello.host, hello.pid
         # A nested driver ends with its worker, of which the agent tells.
         driver.watched = watched or parent is not None
         self._desk.heard_from_driver(driver)

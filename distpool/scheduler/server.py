@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 
 import msgspec
 
 from distpool.node.loop import Loop
+from distpool.node.machine import process_space
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import (
     AgentSaid,
@@ -23,23 +23,29 @@ from distpool.scheduler.events import (
 )
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.channel import Channel, PeerUnreachable
-from distpool.wire.driver_to_scheduler import DriverHello
+from distpool.wire.driver_to_scheduler import DriverHeartbeat, DriverHello
+from distpool.wire.scheduler_to_driver import Ping, Refused
 
 #: Where the kernel does not tell of a process's end, it is looked for so often.
 _LOOK_S = 1.0
+#: How often the connections of drivers on other machines are tried.
+_PING_S = 3.0
 
 
 class Server:
     """See the module's description.
 
     An agent in the same process is called directly, from the loop, and never from within a call of its own.
+
+    :param remote: whether drivers may be on other machines.
     """
 
-    def __init__(self, core: SchedulerCore, loop: Loop, channel: Channel) -> None:
+    def __init__(self, core: SchedulerCore, loop: Loop, channel: Channel, *, remote: bool = False) -> None:
         self._core = core
         self._loop = loop
         self._channel = channel
-        self._host = socket.gethostname()
+        self._machine = process_space()
+        self._ping_at = time.monotonic() + _PING_S if remote else None
         self._local_agents: dict[str, Callable[[scheduler_to_agent.Message], None]] = {}
         #: driver -> descriptor that is readable when its process has ended
         self._watched: dict[str, int] = {}
@@ -47,6 +53,7 @@ class Server:
         self._look_at: float | None = None
         loop.add_timer(core.next_deadline, lambda now: self.handle(TimePassed()))
         loop.add_timer(lambda: self._look_at, self._look)
+        loop.add_timer(lambda: self._ping_at, self._ping)
         for fd in channel.descriptors:
             loop.watch(fd, self._on_readable)
 
@@ -78,6 +85,15 @@ class Server:
                 self._loop.soon(lambda deliver=deliver, message=effect.message: deliver(message))  # type: ignore[misc]
         for name in [name for name in (*self._watched, *self._looked_for) if name not in self._core.book.drivers]:
             self._unwatch(name)
+
+    def end_cluster(self) -> None:
+        """The scheduler was told to stop, and will not come back: tell everybody."""
+        book = self._core.book
+        for node in book.nodes:
+            if node not in self._local_agents:
+                self._send(b"a-" + node.encode(), scheduler_to_agent.ClusterEnds())
+        for driver in book.drivers:
+            self._send(driver.encode(), Refused("the cluster was stopped"))
 
     def close(self) -> None:
         """Give up what was watched."""
@@ -112,7 +128,7 @@ class Server:
 
     def _watch(self, name: str, hello: DriverHello) -> bool:
         """Have the kernel tell when the driver ends; False if it must send heartbeats."""
-        if hello.host != self._host or hello.parent_lease:
+        if hello.machine != self._machine or hello.parent_lease:
             return False
         if name in self._watched or name in self._looked_for:
             return True
@@ -127,6 +143,19 @@ class Server:
         self._watched[name] = fd
         self._loop.watch(fd, lambda: self.handle(DriverLost(name)))
         return True
+
+    def _ping(self, now: float) -> None:
+        """Drivers on other machines live as long as their connections do."""
+        self._ping_at = now + _PING_S
+        ping = (codec.encode(Ping()),)
+        for driver in list(self._core.book.drivers.values()):
+            if driver.watched or not driver.greeted:
+                continue
+            try:
+                self._channel.send(driver.name.encode(), ping)
+            except PeerUnreachable:
+                continue
+            self.handle(DriverSaid(driver.name, DriverHeartbeat()))
 
     def _unwatch(self, name: str) -> None:
         self._looked_for.pop(name, None)

@@ -174,6 +174,8 @@ class Driver:
     #: its death is learned from the kernel or from its worker's end, so it need not send heartbeats
     watched: bool = False
     heard_at: float = 0.0
+    host: str = ""
+    pid: int = 0
     parent_lease: str = ""
     #: the lease in whose worker it runs, by its own word; not known here after a restart, until the node says hello
     claimed_parent: str = ""

@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
-from distpool.errors import ObjectLostError
+from distpool.errors import ObjectLostError, SerializationError
 from distpool.store.handles import Packed, StoredPacked, StoredValue
 from distpool.store.ownership import Ended, Ownership
 from distpool.store.references import value_of
@@ -60,6 +60,8 @@ from distpool.wire.store_client_to_agent import ObjectFacts, StoreContents
 
 #: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
 INLINE_BYTES = 1 << 16
+#: Messages cannot be much larger than this.
+_MOST_INLINE_BYTES = 2 << 30
 
 _installed: ObjectStore | None = None
 
@@ -88,6 +90,8 @@ class ObjectStore:
     :param node: the node's id.
     :param on_unpinned: told of objects that ``pinned`` named and that are no longer needed here.
     :param on_free: told, with the process that keeps them for this one, of objects that are no longer needed.
+    :param shared: whether everybody who opens values of this process, or makes values for it, uses the same folder;
+        otherwise values travel whole in messages.
     :param inline_bytes: the threshold; ``None``: ``DISTPOOL_INLINE_BYTES`` or 64 KiB.
     :param recycle_bytes: see ``SegmentAllocator``.
     """
@@ -98,6 +102,7 @@ class ObjectStore:
         owner: str,
         *,
         node: str = "",
+        shared: bool = True,
         on_unpinned: Callable[[list[str]], None] = _nothing,
         on_free: Callable[[str, list[str]], None] = _nothing,
         inline_bytes: int | None = None,
@@ -110,7 +115,8 @@ class ObjectStore:
         self.on_free = on_free
         if inline_bytes is None:
             inline_bytes = int(os.environ.get("DISTPOOL_INLINE_BYTES", INLINE_BYTES))
-        self.inline_bytes = max(1, inline_bytes)
+        self._shared = shared
+        self.inline_bytes = max(1, inline_bytes) if shared else _MOST_INLINE_BYTES
         self._lock = threading.Lock()
         #: What finalizers want done; whoever can take the lock does it.
         self._chores: deque[View | Sequence[str]] = deque()
@@ -135,6 +141,11 @@ class ObjectStore:
         if type(serialized) is bytes:
             return Packed(Value(serialized))
         assert isinstance(serialized, Serialized)
+        if not self._shared and (serialized.buffers or serialized.size_bytes >= _MOST_INLINE_BYTES):
+            raise SerializationError(
+                f"a value of more than {_MOST_INLINE_BYTES >> 30} GiB cannot travel in one message between machines: "
+                "split it, or have tasks read it from storage that they can all reach"
+            )
         payload = b""
         in_band = serialized.size_bytes < self.inline_bytes
         if in_band:

@@ -126,6 +126,9 @@ class _Serializer:
                     chunks.clear()
                     self._pickler.clear_memo()
                     return only
+            if inline_bytes > _LEAST_LARGE_BYTES:
+                # Large buffers that the pickle takes in are written as they are.
+                chunks[:] = [chunk.raw() if isinstance(chunk, pickle.PickleBuffer) else chunk for chunk in chunks]
             size_bytes = sum(map(len, chunks))
             kept, buffers, pickled_bytes = chunks[:], self._buffers[:], size_bytes
             if size_bytes >= inline_bytes and len(chunks) > 1:

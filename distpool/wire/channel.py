@@ -8,24 +8,45 @@ A ZeroMQ socket is not thread-safe, and a thread that sits in ``zmq_poll`` on it
 Here threads wait on the socket's *file descriptor* (and on a wake-up descriptor), which is safe, and touch the socket
 only for the moment of a send or a drain, under a lock.  The descriptor is edge-triggered: whoever touches the socket
 must look whether that swallowed the edge, and pass it on: every method here does.
+
+Within a machine channels speak over ipc sockets in a folder that only this user can enter.  Beyond it they speak TCP,
+always encrypted and authenticated (see ``security``): a channel without the cluster's keys refuses TCP endpoints.
 """
 
 from __future__ import annotations
 
 import select
+import socket as sockets
 import threading
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import zmq
 
 from distpool.wire.doorbell import Doorbell
+
+if TYPE_CHECKING:
+    from distpool.wire.links import LinkEvent, LinkWatch
+    from distpool.wire.security import Keys
 
 Frame: TypeAlias = "bytes | memoryview"
 Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
+#: Over TCP, messages travel in frames of at most this size: a stranger cannot make us take in more than that before he
+#: has failed to authenticate.
+FRAME_BYTES = 1 << 18
+#: What encryption adds to a frame, and more.
+_FRAME_MARGIN_BYTES = 1 << 10
+#: Seconds that a caller may take to authenticate; and after which a silent connection is looked at, and given up.
+#: ZeroMQ's own threads do this, so a process that computes for long without the interpreter's lock is not given up.
+_HANDSHAKE_S, _HEARTBEAT_S, _SILENCE_S = 10, 3, 12
+#: Options of local endpoints that those of TCP differ from.
+_LOCAL = ((zmq.CURVE_SERVER, 0), (zmq.MAXMSGSIZE, -1), (zmq.HEARTBEAT_IVL, 0))
+#: Seconds between attempts to connect over TCP that are not answered at all.
+_CONNECT_S = 5
 
 
 class PeerUnreachable(Exception):
@@ -37,10 +58,16 @@ class Channel:
 
     :param context: the ZeroMQ context; the channel does not end it.
     :param routing_id: how peers see this process.
+    :param keys: the cluster's, for TCP.
+    :ivar link_events: what became of TCP connections, for whoever has called ``watch_links``.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], routing_id: bytes) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], routing_id: bytes, keys: Keys | None = None) -> None:
         self.routing_id = routing_id
+        self.link_events: deque[LinkEvent] = deque(maxlen=10_000)
+        self._keys = keys
+        self._links: LinkWatch | None = None
+        self._listens_to_tcp = False
         self._lock = threading.Lock()
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
@@ -60,19 +87,85 @@ class Channel:
         self._closed = False
 
     def bind(self, endpoint: str) -> str:
-        """Listen at ``endpoint``; returns the endpoint with the port that was chosen, if it left that open."""
+        """Listen at ``endpoint``; returns the endpoint with the port that was chosen, if it left that open.
+
+        :raises PermissionError: for a TCP endpoint without keys.
+        :raises OSError: when it cannot be had (the port is taken, ...).
+        """
         with self._lock:
-            self._socket.bind(endpoint)
+            self._secure(endpoint, listening=True)
+            try:
+                self._socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise OSError(error.errno, f"cannot listen at {endpoint}: {error.strerror}") from error
             self._pass_on_edge()
             return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def connect(self, endpoint: str, peer: bytes) -> None:
-        """Dial ``endpoint`` and call whoever listens there ``peer``; sending to it works at once."""
+        """Dial ``endpoint`` and call whoever listens there ``peer``; sending to it works at once.
+
+        :raises PermissionError: for a TCP endpoint without keys.
+        :raises OSError: when the name of its host is not known.
+        """
+        endpoint = _resolved(endpoint)
         with self._lock:
+            if peer in self._endpoints:
+                raise ValueError(f"{peer!r} was dialled before")  # ZeroMQ would abort the process
+            self._secure(endpoint, listening=False)
+            self._endpoints[peer] = endpoint
             self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer)
             self._socket.connect(endpoint)
-            self._endpoints[peer] = endpoint
             self._pass_on_edge()
+
+    def watch_links(self, ring: Callable[[], None]) -> None:
+        """Have ``link_events`` filled from now on; called before the first ``bind`` or ``connect``.
+
+        :param ring: called, in another thread, when there is something new.
+        """
+        from distpool.wire.links import LinkWatch
+
+        def note(event: LinkEvent) -> None:
+            self.link_events.append(event)
+            ring()
+
+        self._links = LinkWatch(self._socket, self._peer_at, note)
+
+    def _peer_at(self, endpoint: str) -> bytes | None:
+        for peer, known in list(self._endpoints.items()):
+            if known == endpoint:
+                return peer
+        return None
+
+    def _secure(self, endpoint: str, listening: bool) -> None:
+        """Options of the next endpoint; those before it keep theirs."""
+        socket, keys = self._socket, self._keys
+        if not endpoint.startswith("tcp://"):
+            if self._listens_to_tcp:
+                # The socket's authentication domain cannot be taken back, so local peers would be asked for keys.
+                raise RuntimeError("local endpoints come before a TCP listener")
+            for option, usual in _LOCAL:
+                socket.setsockopt(option, usual)
+            return
+        if keys is None:
+            raise PermissionError(f"{endpoint}: TCP needs the cluster's keys")
+        if listening:
+            self._listens_to_tcp = True
+            socket.setsockopt(zmq.ZAP_DOMAIN, b"distpool")
+            # Without this, everybody would be let in whenever nobody answers for the domain.
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, keys.listener_secret)
+            socket.setsockopt(zmq.CURVE_SERVER, 1)
+        else:
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.dialler_public)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, keys.dialler_secret)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.listener_public)
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES + _FRAME_MARGIN_BYTES)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_S * 1000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_S * 1000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_S * 1000)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, _SILENCE_S * 1000)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_S * 1000)
 
     def disconnect(self, peer: bytes) -> None:
         """Hang up on a peer that was dialled; unknown peers are ignored."""
@@ -87,11 +180,13 @@ class Channel:
             self._pass_on_edge()
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
-        """Send one message.  Never blocks.
+        """Send one message: one frame, or several if the channel has no keys.  Never blocks.
 
         :raises PeerUnreachable: when there is no connection to ``peer``.
         """
         socket = self._socket
+        if self._keys is not None:
+            frames = _in_pieces(frames)
         with self._lock:
             if self._closed:
                 raise PeerUnreachable(peer)
@@ -121,7 +216,8 @@ class Channel:
                     self.wake()
                     break
                 frames = socket.recv_multipart(zmq.NOBLOCK)
-                arrived.append((frames[0], frames[1:]))
+                pieces = self._keys is not None and len(frames) > 2
+                arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
         return arrived
 
     @property
@@ -168,6 +264,8 @@ class Channel:
             if self._closed:
                 return
             self._closed = True
+            if self._links is not None:
+                self._links.close()
             self._socket.close(int(linger_s * 1000))
         self._doorbell.close()
 
@@ -188,3 +286,20 @@ class Channel:
         if doorbell is not None:
             doorbell.register_with(poll)
         return poll
+
+
+def _in_pieces(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The same bytes in frames of ``FRAME_BYTES`` at most; the receiver puts a message together again."""
+    if all(len(frame) <= FRAME_BYTES for frame in frames):
+        return frames
+    whole = [memoryview(frame) for frame in frames]
+    return [frame[start : start + FRAME_BYTES] for frame in whole for start in range(0, len(frame), FRAME_BYTES)]
+
+
+def _resolved(endpoint: str) -> str:
+    """With a number in place of a host name, as events name it."""
+    if not endpoint.startswith("tcp://"):
+        return endpoint
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    family, *_, address = sockets.getaddrinfo(host.strip("[]"), int(port), type=sockets.SOCK_STREAM)[0]
+    return f"tcp://[{address[0]}]:{port}" if family == sockets.AF_INET6 else f"tcp://{address[0]}:{port}"

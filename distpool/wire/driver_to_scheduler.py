@@ -24,7 +24,8 @@ class DriverHello(_Message, frozen=True):
 
     ``parent_lease`` is the lease on which this driver runs when it lives in a worker that submits nested work,
     otherwise ``""``.  ``leases`` are those that it holds: what became of them meanwhile is the answer
-    (``LeaseGranted`` again, or ``LeaseEnded``).
+    (``LeaseGranted`` again, or ``LeaseEnded``).  ``host`` is for people; ``machine`` is the same for processes that can
+    watch each other (``distpool.node.machine.process_space``).
     """
 
     protocol: int
@@ -34,6 +35,7 @@ class DriverHello(_Message, frozen=True):
     pid: int
     parent_lease: str = ""
     leases: tuple[HeldLease, ...] = ()
+    machine: str = ""
 
 
 class OpenPool(_Message, frozen=True):
@@ -86,8 +88,24 @@ class DriverHeartbeat(_Message, frozen=True):
     """Every few seconds, from drivers that the scheduler cannot watch through the kernel."""
 
 
+class StatusWanted(_Message, frozen=True):
+    """What is there and who uses it?  Answered by ``ClusterStatus``, to anybody, also without a hello."""
+
+    request: int
+
+
 class DriverGoodbye(_Message, frozen=True):
     """The driver ends: all its leases and pools with it."""
 
 
-Message = DriverHello | OpenPool | JoinPool | Demand | ReturnLease | ClosePool | DriverHeartbeat | DriverGoodbye
+Message = (
+    DriverHello
+    | OpenPool
+    | JoinPool
+    | Demand
+    | ReturnLease
+    | ClosePool
+    | DriverHeartbeat
+    | StatusWanted
+    | DriverGoodbye
+)

@@ -25,7 +25,6 @@ class Setup(_Message, frozen=True):
     driver: str
     lease: str
     pool: str
-    scheduler_endpoint: str
     environment: dict[str, str]
     working_directory: str
     sys_path: list[str]

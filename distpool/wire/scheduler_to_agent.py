@@ -59,4 +59,8 @@ class Retire(_Message, frozen=True):
     """A drained node has no worker left and gets none: say goodbye and end."""
 
 
-Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire
+class ClusterEnds(_Message, frozen=True):
+    """The scheduler was told to stop: the node ends, with all its workers."""
+
+
+Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire | ClusterEnds

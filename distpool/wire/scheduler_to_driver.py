@@ -40,6 +40,7 @@ class LeaseGranted(_Message, frozen=True):
     (``multiprocessing``'s ``_identity``).  ``gpus`` is what the worker must find in ``CUDA_VISIBLE_DEVICES``: the names
     of its GPUs, separated by commas; None: what the driver has there itself (a private node, and none asked for).
     ``seat``: it is one of a gang, of which all are announced one right after the other; when one ends, all end.
+    ``host`` names the node's machine, for people.
     """
 
     lease: str
@@ -52,6 +53,7 @@ class LeaseGranted(_Message, frozen=True):
     ordinal: int
     gpus: str | None = None
     seat: GangSeat | None = None
+    host: str = ""
 
 
 class LeaseEnded(_Message, frozen=True):
@@ -102,6 +104,52 @@ class HelloWanted(_Message, frozen=True):
     say hello anew.  Other messages of such a driver are ignored."""
 
 
+class Ping(_Message, frozen=True):
+    """Every few seconds, to drivers on other machines.  Not answered: that it could be sent says that the connection
+    is alive, which the driver's ZeroMQ threads see to even while the interpreter is busy for long."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A node, as people want to see it; ``used`` is what its leases use of ``capacity``."""
+
+    node: str
+    host: str
+    capacity: Shape
+    used: Shape
+    workers: int
+
+
+class DriverStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A driver, as people want to see it: what its pools are called, how many workers it has and how many it still
+    waits for.  ``parent`` is the lease in whose worker it runs, or empty."""
+
+    driver: str
+    host: str
+    pid: int
+    parent: str
+    pools: tuple[str, ...]
+    workers: int
+    unmet: int
+
+
+class ClusterStatus(_Message, frozen=True):
+    """Answer to ``StatusWanted``."""
+
+    request: int
+    cluster: str
+    nodes: tuple[NodeStatus, ...]
+    drivers: tuple[DriverStatus, ...]
+
+
 Message = (
-    SchedulerWelcome | Refused | LeaseGranted | LeaseEnded | DemandInfeasible | ReclaimIdle | LeaseWanted | HelloWanted
+    SchedulerWelcome
+    | Refused
+    | LeaseGranted
+    | LeaseEnded
+    | DemandInfeasible
+    | ReclaimIdle
+    | LeaseWanted
+    | HelloWanted
+    | Ping
+    | ClusterStatus
 )

@@ -23,6 +23,7 @@ class WorkerContext(msgspec.Struct, frozen=True):
     :param store_folder: the folder of the node's object store.
     :param scheduler_endpoint: where a driver in here attaches.
     :param process_index: the 1-based number of the worker within its pool.
+    :param secret: the cluster's; empty on a private node.
     """
 
     lease: str
@@ -31,6 +32,10 @@ class WorkerContext(msgspec.Struct, frozen=True):
     store_folder: str
     scheduler_endpoint: str
     process_index: int
+    secret: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<WorkerContext {self.lease} of pool {self.pool} on node {self.node}>"  # not the secret
 
 
 class _State:

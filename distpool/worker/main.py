@@ -7,6 +7,7 @@ while it is idle; *watch* receives while a task runs (see ``watch``).
 from __future__ import annotations
 
 import atexit
+import errno
 import faulthandler
 
 # What every worker's set-up needs is loaded once per node, in the zygote.
@@ -20,7 +21,7 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
@@ -35,6 +36,10 @@ from distpool.wire.worker_to_agent import WorkerStarted
 from distpool.worker.mailbox import Mailbox
 from distpool.worker.runner import Runner
 from distpool.worker.setup import reset_signals
+
+if TYPE_CHECKING:
+    from distpool.node.control import ClusterFacts
+    from distpool.wire.security import Keys
 
 #: What tasks that submit tasks need.  The zygote loads it when it has nothing else to do: the first workers must not
 #: wait for it.
@@ -58,6 +63,7 @@ class WorkerStart:
     :param endpoint: where it shall listen for its driver.
     :param scheduler_endpoint: the cluster's scheduler, as seen from this node.
     :param store_folder: the folder of the node's object store.
+    :param cluster: None on a private node; otherwise ``endpoint`` is not used.
     """
 
     lease: str
@@ -66,6 +72,7 @@ class WorkerStart:
     endpoint: str
     scheduler_endpoint: str
     store_folder: str
+    cluster: ClusterFacts | None = None
 
 
 def run(start: WorkerStart) -> NoReturn:
@@ -74,12 +81,13 @@ def run(start: WorkerStart) -> NoReturn:
     reset_signals()
     _keep_crash_reports_visible()
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    channel = Channel(zmq_context, f"w-{start.lease}".encode())
-    endpoint = channel.bind(start.endpoint)
+    keys = _keys(start)
+    channel = Channel(zmq_context, f"w-{start.lease}".encode(), keys)
     agent = f"a-{start.node}".encode()
     channel.connect(start.agent_endpoint, agent)
+    endpoint = _listen(zmq_context, channel, start, keys)
     mailbox = Mailbox(channel, agent)
-    runner = Runner(mailbox, node=start.node, store_folder=start.store_folder)
+    runner = Runner(mailbox, start)
     mailbox.tell_agent(WorkerStarted(start.lease, endpoint, os.getpid()))
     status = 0
     try:
@@ -93,6 +101,44 @@ def run(start: WorkerStart) -> NoReturn:
         traceback.print_exc(file=sys.__stderr__)
         status = 1
     os._exit(status)
+
+
+def _keys(start: WorkerStart) -> Keys | None:
+    if start.cluster is None:
+        return None
+    from distpool.wire.security import Keys
+
+    return Keys.derive(start.cluster.secret)
+
+
+def _listen(context: zmq.Context[zmq.Socket[bytes]], channel: Channel, start: WorkerStart, keys: Keys | None) -> str:
+    """Listen for the driver; returns where it finds this worker."""
+    if start.cluster is None or keys is None:
+        return channel.bind(start.endpoint)
+    from distpool.wire.gatekeeper import Gatekeeper
+
+    Gatekeeper(context, keys)
+    return bind_first_free(channel, start.cluster)
+
+
+def bind_first_free(channel: Channel, facts: ClusterFacts) -> str:
+    """Listen on the first port of a range that is free; returns the endpoint that others dial.
+
+    :raises OSError: when none is free.
+    """
+    for port in range(facts.first_port, facts.last_port + 1):
+        try:
+            endpoint = channel.bind(f"tcp://{facts.bind_host}:{port or '*'}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return f"tcp://{facts.advertised_host}:{endpoint.rpartition(':')[2]}"
+    raise OSError(
+        errno.EADDRINUSE,
+        f"all ports from {facts.first_port} to {facts.last_port} on {facts.bind_host} are in use: start the node with "
+        "a larger range for --worker-ports",
+    )
 
 
 def _run_exit_functions() -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distpool.errors import DistpoolError, SerializationError
 from distpool.store.client import ObjectStore, install
@@ -27,6 +27,9 @@ from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
 from distpool.worker.output import Forwarder
 from distpool.worker.watch import Watch
+
+if TYPE_CHECKING:
+    from distpool.worker.main import WorkerStart
 
 _FLUSH_S = 0.0005
 #: ``running`` while the set-up runs or the worker leaves; no attempt has such a number.
@@ -45,16 +48,14 @@ _clock = time.perf_counter
 class Runner:
     """See the module's description.  Made and served by the main thread.
 
-    :param node: the node's id.
-    :param store_folder: the folder of the node's object store.
+    :param start: what the agent said of this worker and its node.
     """
 
-    def __init__(self, mailbox: Mailbox, *, node: str, store_folder: str) -> None:
+    def __init__(self, mailbox: Mailbox, start: WorkerStart) -> None:
         self.busy = False
         self.running = 0
         self._mailbox = mailbox
-        self._node = node
-        self._store_folder = store_folder
+        self._start = start
         self._store: ObjectStore = None  # type: ignore[assignment]  # made by the set-up
         self._loader: Any = None
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -279,9 +280,10 @@ class Runner:
         try:
             setup.enter_program(message)
             self._store = ObjectStore(
-                Path(self._store_folder),
+                Path(self._start.store_folder),
                 mailbox.channel.routing_id.decode(),
-                node=self._node,
+                node=self._start.node,
+                shared=self._start.cluster is None,
                 on_unpinned=mailbox.note_unpinned,
             )
             install(self._store)
@@ -290,10 +292,11 @@ class Runner:
                 context.WorkerContext(
                     message.lease,
                     message.pool,
-                    self._node,
-                    self._store_folder,
-                    message.scheduler_endpoint,
+                    self._start.node,
+                    self._start.store_folder,
+                    self._start.scheduler_endpoint,
                     message.identity[-1] if message.identity else 0,
+                    self._start.cluster.secret if self._start.cluster is not None else b"",
                 ),
                 lambda blocked: mailbox.tell_blocked(message.lease, blocked),
             )

@@ -26,6 +26,7 @@ class WorkerStart:
     endpoint: str
     scheduler_endpoint: str
     store_folder: str
+    cluster: object = None
 
 
 def run(start: WorkerStart) -> None:

@@ -19,6 +19,7 @@ import zmq
 from distpool.errors import ConnectError
 from distpool.node import launch
 from distpool.node.launch import PrivateNode, start_private_node
+from distpool.node.machine import process_space
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel
 from distpool.wire.resources import Shape
@@ -35,7 +36,12 @@ class Driver:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.channel = Channel(self._context, name.encode())
         self.channel.connect(node.endpoint, b"s")
-        self.tell(driver_to_scheduler.DriverHello(codec.PROTOCOL, codec.PYTHON, "0", os.uname().nodename, os.getpid()))
+        host = os.uname().nodename
+        self.tell(
+            driver_to_scheduler.DriverHello(
+                codec.PROTOCOL, codec.PYTHON, "0", host, os.getpid(), machine=process_space()
+            )
+        )
         self.tell(driver_to_scheduler.OpenPool("p", slots))
         self._unread: list[Any] = []
         self._answers: list[bytes] = []

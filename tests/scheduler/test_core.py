@@ -26,7 +26,7 @@ def scheduler() -> Scheduler:
 
 def test_a_lease_from_demand_to_end(scheduler: Scheduler) -> None:
     assert scheduler.want(1) == [ToAgent("n", to_agent.StartWorker("k-1", "p", "d", ONE, 1))]
-    grant = to_driver.LeaseGranted("k-1", "p", ONE, "n", "w-k-1", "ipc://k-1", 7, 1)
+    grant = to_driver.LeaseGranted("k-1", "p", ONE, "n", "w-k-1", "ipc://k-1", 7, 1, host="n")
     assert scheduler.ready("k-1") == [ToDriver("d", grant)]
     scheduler.want(0)
     assert scheduler.say(from_driver.ReturnLease("k-1", 1.0)) == [ToAgent("n", to_agent.StopWorker("k-1", 1.0))]
