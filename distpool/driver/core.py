@@ -83,9 +83,11 @@ class PoolCore:
         if self.closing or self.broken:
             return True
         groups = self._dealer.groups
-        if not groups:
-            return True
-        return any(group.idle or group.demand < self._dealer.most_workers(group.shape) for group in groups.values())
+        # Asked after every event, so without the cost of a generator.
+        for group in groups.values():
+            if group.idle or group.demand < self._dealer.most_workers(group.shape):
+                return True
+        return not groups
 
     @property
     def starving(self) -> bool:

@@ -135,15 +135,13 @@ class Loop:
                 remaining = None if deadline is None else deadline - _monotonic()
                 if self._stopping or (remaining is not None and remaining <= 0):
                     return False
-                arrived = channel.drain()
-                if not arrived:
-                    lifted = shield.lift()
-                    try:
-                        channel.wait(remaining, self._leader_bell)
-                    finally:
-                        shield.lower(lifted)
-                    arrived = channel.drain()
-                self.serve(arrived)
+                lifted = shield.lift()
+                try:
+                    ready = channel.wait(remaining, self._leader_bell)
+                finally:
+                    shield.lower(lifted)
+                if ready:
+                    self.serve(channel.drain(ready))
             return True
         finally:
             self._leader = 0
@@ -194,14 +192,19 @@ class Loop:
         """Leave the channel to the thread that leads, but not the deadlines."""
         pause_s, seen = _ASIDE_S, self._leads
         self._aside = True
-        while self._leading.locked() and not self._has_chores():
+        while not self._has_chores():
             timeout_s = self._timeout_s()
             if self._bell.wait(pause_s if timeout_s is None else min(pause_s, timeout_s)):
                 break
             if timeout_s is not None and timeout_s <= pause_s:
                 break
-            pause_s = min(2 * pause_s, _LONGEST_ASIDE_S) if seen == self._leads else _ASIDE_S
-            seen = self._leads
+            if seen != self._leads:
+                # In a row of calls nobody leads for a moment, again and again.
+                pause_s, seen = _ASIDE_S, self._leads
+            elif self._leading.locked():
+                pause_s = min(2 * pause_s, _LONGEST_ASIDE_S)
+            else:
+                break
         self._aside = False
 
     def _has_chores(self) -> bool:

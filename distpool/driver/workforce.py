@@ -60,7 +60,7 @@ class Workforce:
         peer = grant.worker.encode()
         worker = Worker(grant.lease, peer, grant.shape, grant.host or grant.node, grant.pid, grant.ordinal)
         try:
-            self._session.channel.connect(grant.endpoint, peer)
+            self._session.channel.connect(grant.endpoint, peer, shortcut=True)
         except OSError as error:
             self._session.cannot_reach(peer, f"{grant.endpoint}: {error}")
         self._session.send(peer, setup.for_worker(grant))

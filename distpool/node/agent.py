@@ -34,7 +34,7 @@ from distpool.node.events import (
 from distpool.node.loop import Loop
 from distpool.node.stderr import StandardErrors
 from distpool.node.zygotes import Zygotes
-from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
+from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent, shortcuts
 from distpool.wire.channel import Channel, PeerUnreachable
 
 
@@ -115,8 +115,9 @@ class Agent:
             elif isinstance(effect, EndGeneration):
                 self.zygotes.end(effect.generation)
         if worker:
-            with contextlib.suppress(OSError):
-                os.unlink(self._socket_of(worker))
+            for path in (self._socket_of(worker), shortcuts.path_beside(f"ipc://{self._socket_of(worker)}")):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             for service in self._services:
                 service.on_worker_exited(f"w-{worker}")
         if self._core.refused:

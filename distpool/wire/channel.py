@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import zmq
 
 from distpool.wire.doorbell import Doorbell
+from distpool.wire.shortcuts import Shortcuts
 
 if TYPE_CHECKING:
     from distpool.wire.links import LinkEvent, LinkWatch
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 Frame: TypeAlias = "bytes | memoryview"
 Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 
+#: Where messages may be, as ``wait`` says it: in shortcuts, or anywhere.
+_SHORTCUTS, EVERYTHING = 1, 2
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
 #: Over TCP, messages travel in frames of at most this size: a stranger cannot make us take in more than that before he
@@ -82,13 +85,15 @@ class Channel:
         self._fd = int(socket.getsockopt(zmq.FD))
         self._endpoints: dict[bytes, str] = {}
         self._doorbell = Doorbell()
+        self._shortcuts = Shortcuts(routing_id)
         #: One for each thread that waits: ``poll`` objects refuse a second one.
         self._polls = threading.local()
         self._closed = False
 
-    def bind(self, endpoint: str) -> str:
+    def bind(self, endpoint: str, *, shortcuts: bool = False) -> str:
         """Listen at ``endpoint``; returns the endpoint with the port that was chosen, if it left that open.
 
+        :param shortcuts: let peers of this machine take shortcuts (see ``shortcuts``).  Not with keys.
         :raises PermissionError: for a TCP endpoint without keys.
         :raises OSError: when it cannot be had (the port is taken, ...).
         """
@@ -98,12 +103,15 @@ class Channel:
                 self._socket.bind(endpoint)
             except zmq.ZMQError as error:
                 raise OSError(error.errno, f"cannot listen at {endpoint}: {error.strerror}") from error
+            if shortcuts and self._keys is None:
+                self._shortcuts.listen(endpoint)
             self._pass_on_edge()
             return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def connect(self, endpoint: str, peer: bytes) -> None:
+    def connect(self, endpoint: str, peer: bytes, *, shortcut: bool = False) -> None:
         """Dial ``endpoint`` and call whoever listens there ``peer``; sending to it works at once.
 
+        :param shortcut: take one if the peer lets us.
         :raises PermissionError: for a TCP endpoint without keys.
         :raises OSError: when the name of its host is not known.
         """
@@ -113,6 +121,8 @@ class Channel:
                 raise ValueError(f"{peer!r} was dialled before")  # ZeroMQ would abort the process
             self._secure(endpoint, listening=False)
             self._endpoints[peer] = endpoint
+            if shortcut and self._keys is None:
+                self._shortcuts.dial(endpoint, peer)
             self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer)
             self._socket.connect(endpoint)
             self._pass_on_edge()
@@ -173,6 +183,7 @@ class Channel:
             endpoint = self._endpoints.pop(peer, None)
             if endpoint is None or self._closed:
                 return
+            self._shortcuts.hang_up(peer)
             try:
                 self._socket.disconnect(endpoint)
             except zmq.ZMQError:
@@ -190,6 +201,12 @@ class Channel:
         with self._lock:
             if self._closed:
                 raise PeerUnreachable(peer)
+            if self._shortcuts.active and len(frames) == 1:
+                number = self._shortcuts.send(peer, frames[0])
+                if number is None:
+                    return
+                if number:
+                    frames = (frames[0], number)
             try:
                 socket.send(peer, zmq.SNDMORE | zmq.NOBLOCK)
                 last = len(frames) - 1
@@ -203,19 +220,32 @@ class Channel:
             finally:
                 self._pass_on_edge()
 
-    def drain(self) -> list[Incoming]:
-        """All messages that have arrived, without waiting."""
+    def drain(self, ready: int = EVERYTHING) -> list[Incoming]:
+        """All messages that have arrived, without waiting.
+
+        :param ready: what ``wait`` has just returned.
+        """
         socket = self._socket
         arrived: list[Incoming] = []
+
+        def deliver(peer: bytes, frames: list[bytes]) -> None:
+            arrived.append((peer, frames))
+
         with self._lock:
             if self._closed:
                 return arrived
-            while self._readable():
+            shortcuts = self._shortcuts if self._shortcuts.active else None
+            if shortcuts is not None:
+                shortcuts.take_in(deliver)
+            while ready >= EVERYTHING and self._readable():
                 # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
                 if len(arrived) >= 256:
                     self.wake()
                     break
                 frames = socket.recv_multipart(zmq.NOBLOCK)
+                if shortcuts is not None:
+                    shortcuts.deliver(frames[0], frames[1:], deliver)
+                    continue
                 pieces = self._keys is not None and len(frames) > 2
                 arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
         return arrived
@@ -230,28 +260,30 @@ class Channel:
         self._doorbell.answer()
         return self.drain()
 
-    def wait(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> bool:
-        """Block until something may have arrived, ``wake`` was called, or ``doorbell`` rings; False when the time ran
-        out.
+    def wait(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> int:
+        """Block until something may have arrived, ``wake`` was called, or ``doorbell`` rings; 0 when the time ran out,
+        otherwise what ``drain`` has to look at.  Returns at once while something waits to be drained.
 
         Several threads may wait.  A message or a ``wake`` brings at least one of them back, which must ``drain``;
         whoever must reach a certain thread rings the doorbell that this thread waits with.
         """
         poll = self._poll_of(doorbell)
-        ready = poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
-        for fd, _ in ready:
+        found = 0
+        for fd, _ in poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
+            if fd == self._shortcuts.fd:
+                found |= _SHORTCUTS
+                continue
+            found |= EVERYTHING
             if fd == self._doorbell.fd:
                 self._doorbell.answer()
             elif fd != self._fd and doorbell is not None:
                 doorbell.note(fd, poll)
-        return bool(ready)
+        return found
 
     def receive(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> list[Incoming]:
-        """``drain``, and if there was nothing, ``wait`` and ``drain`` once more.  May return an empty list."""
-        arrived = self.drain()
-        if not arrived and self.wait(timeout_s, doorbell):
-            arrived = self.drain()
-        return arrived
+        """``wait`` and ``drain``.  May return an empty list."""
+        ready = self.wait(timeout_s, doorbell)
+        return self.drain(ready) if ready else []
 
     def wake(self) -> None:
         """Make some thread that waits come back and drain."""
@@ -267,6 +299,7 @@ class Channel:
             if self._links is not None:
                 self._links.close()
             self._socket.close(int(linger_s * 1000))
+            self._shortcuts.close()
         self._doorbell.close()
 
     def _pass_on_edge(self) -> None:
@@ -283,6 +316,8 @@ class Channel:
             poll = self._polls.poll = select.poll()
             poll.register(self._fd, select.POLLIN)
             poll.register(self._doorbell.fd, select.POLLIN)
+            if self._shortcuts.fd >= 0:
+                poll.register(self._shortcuts.fd, select.POLLIN)
         if doorbell is not None:
             doorbell.register_with(poll)
         return poll

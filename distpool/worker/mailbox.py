@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from distpool.wire import codec, worker_to_agent
-from distpool.wire.channel import Channel, PeerUnreachable
+from distpool.wire.channel import EVERYTHING, Channel, PeerUnreachable
 from distpool.wire.driver_to_worker import (
     Definitions,
     Function,
@@ -78,10 +78,10 @@ class Mailbox:
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    def drain(self) -> bool:
-        """Take in what has arrived, without waiting; whether there was anything."""
+    def drain(self, ready: int = EVERYTHING) -> bool:
+        """Take in what has arrived, without waiting; whether there was anything (``ready`` as for the channel)."""
         with self._intake:
-            arrived = self.channel.drain()
+            arrived = self.channel.drain(ready)
             for peer, frames in arrived:
                 self._take(peer, frames[0])
         return bool(arrived)

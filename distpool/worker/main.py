@@ -114,7 +114,7 @@ def _keys(start: WorkerStart) -> Keys | None:
 def _listen(context: zmq.Context[zmq.Socket[bytes]], channel: Channel, start: WorkerStart, keys: Keys | None) -> str:
     """Listen for the driver; returns where it finds this worker."""
     if start.cluster is None or keys is None:
-        return channel.bind(start.endpoint)
+        return channel.bind(start.endpoint, shortcuts=True)
     from distpool.wire.gatekeeper import Gatekeeper
 
     Gatekeeper(context, keys)

@@ -96,8 +96,8 @@ class Runner:
                 self.report_modules()
             self.busy = False
             # After ``busy``: the watch thread may have taken something in while it still saw this one busy.
-            if not mailbox.drain() and not pending:
-                mailbox.channel.wait()
+            if not pending and (ready := mailbox.channel.wait()):
+                mailbox.drain(ready)
         # Exit functions may ask for definitions and may take long: the watch thread goes on.
         self.running = _LEAVING
 
