@@ -51,6 +51,9 @@ def ordered_map(
     try:
         for item in itertools.islice(upcoming, buffersize):
             futures.append(submit(item))
+    except KeyboardInterrupt:
+        kill_calls(futures)
+        raise
     except BaseException:
         _cancel(futures)
         raise
@@ -70,27 +73,38 @@ def _results(
             if further is not None:
                 futures.extend(itertools.islice(further, 1))
             if chunked:
-                values = _take(futures.popleft(), deadline)
+                values = _take(futures, deadline)
                 values.reverse()
                 while values:
                     yield values.pop()
             else:
-                yield _take(futures.popleft(), deadline)
+                yield _take(futures, deadline)
     finally:
         _cancel(futures)
 
 
-def _take(future: Future[Any], deadline: float | None) -> Any:
+def _take(futures: deque[Future[Any]], deadline: float | None) -> Any:
+    future = futures[0]
     try:
-        try:
-            return future.result(None if deadline is None else deadline - time.monotonic())
-        finally:
-            future.cancel()  # a time-out or an interrupt; no effect on what is done
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    except KeyboardInterrupt:
+        # The standard library's workers get the signal, too, which ends what they run.
+        kill_calls(futures)
+        raise
     finally:
+        future.cancel()  # a time-out; no effect on what is done
         # An exception's traceback holds this frame, and the future holds the exception.
         del future
+        futures.popleft()
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:
     for future in futures:
         future.cancel()
+
+
+def kill_calls(futures: Iterable[Future[Any]]) -> None:
+    """End the calls, also those that run (an executor whose ``submit`` is overridden may give other futures)."""
+    # All that wait first, or the end of one would start the next.
+    for future in [future for future in futures if not future.cancel()]:
+        getattr(future, "kill", future.cancel)()

@@ -25,6 +25,7 @@ from typing import Any
 from distpool.errors import WorkerDiedError
 from distpool.multiprocessing.failures import failed
 from distpool.multiprocessing.results import FedMapResult, outcome
+from distpool.ordered_map import kill_calls
 
 _CHUNKS_PER_WORKER = 4
 _LEAST = 16
@@ -51,6 +52,8 @@ class Feed:
         self._limit = max(_LEAST, _CHUNKS_PER_WORKER * workers)
         self._changed = threading.Condition(threading.Lock())
         self._items: deque[Future[Any]] = deque()
+        # Between ``head`` and ``taken``.
+        self._offered: Future[Any] | None = None
         # Submitted and not taken.
         self._ahead = 0
         self._submitted = 0
@@ -60,6 +63,7 @@ class Feed:
         self._lifted = False
         self._abandoned = False
         self._stopped = False
+        self._killed = False
         # Submitted since the bound was lifted, oldest first.
         self._flying: deque[Future[Any]] = deque()
         self.thread: threading.Thread | None = None
@@ -133,7 +137,11 @@ class Feed:
             if self._in_order:
                 self._items.append(future)
                 self._changed.notify_all()
-                return
+                if not self._killed:
+                    return
+        if self._killed:  # while this one was being submitted
+            kill_calls((future,))
+            return
         future.add_done_callback(self._completed)
 
     def _begin_window(self) -> None:
@@ -160,11 +168,13 @@ class Feed:
         with self._changed:
             if not self._changed.wait_for(lambda: self._items or (self._exhausted and not self._ahead), timeout):
                 raise TimeoutError
-            return self._items.popleft() if self._items else None
+            self._offered = self._items.popleft() if self._items else None
+            return self._offered
 
     def taken(self) -> None:
         """What ``head`` gave has been delivered: there is room for another."""
         with self._changed:
+            self._offered = None
             self._ahead -= 1
             # The feeder waits for room only at the limit; others only for the end.
             if self._ahead == self._limit - 1 or not self._ahead:
@@ -173,6 +183,7 @@ class Feed:
     def put_back(self, future: Future[Any]) -> None:
         """What ``head`` gave was not done in time."""
         with self._changed:
+            self._offered = None
             self._items.appendleft(future)
             self._changed.notify_all()
 
@@ -196,6 +207,14 @@ class Feed:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def kill(self) -> None:
+        """Submit no more, and end what was submitted (only if ``in_order``)."""
+        self.stop()
+        with self._changed:
+            self._killed = True
+            futures = [*self._items] if self._offered is None else [self._offered, *self._items]
+        kill_calls(futures)
 
 
 class Feeds:

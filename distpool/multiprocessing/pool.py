@@ -29,6 +29,7 @@ from distpool.multiprocessing.results import (
     MapResult,
 )
 from distpool.options import current as current_options
+from distpool.ordered_map import kill_calls
 from distpool.wire.driver_to_worker import CHUNK, MAP
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Pool(standard.Pool):
 
     def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = _NO_KEYWORDS) -> Any:
         """``func(*args, **kwds)`` in a worker."""
-        return self.apply_async(func, args, kwds).get()
+        return _value_of(self.apply_async(func, args, kwds))
 
     def apply_async(
         self,
@@ -153,14 +154,14 @@ class Pool(standard.Pool):
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """The list of ``func(x)`` for each ``x`` of ``iterable``."""
-        values: list[Any] = self._map_async(func, iterable, CHUNK | MAP, chunksize).get()
+        values: list[Any] = _value_of(self._map_async(func, iterable, CHUNK | MAP, chunksize))
         return values
 
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """The list of ``func(*arguments)`` for each ``arguments`` of ``iterable``."""
-        values: list[Any] = self._map_async(func, iterable, CHUNK, chunksize).get()
+        values: list[Any] = _value_of(self._map_async(func, iterable, CHUNK, chunksize))
         return values
 
     def map_async(
@@ -222,12 +223,15 @@ class Pool(standard.Pool):
         while True:
             try:
                 chunk = next(batches)
+                futures.append(submit(chunk))
             except StopIteration:
                 break
-            except Exception as error:
+            except KeyboardInterrupt:
+                kill_calls(futures)
+                raise
+            except Exception as error:  # of the iterable: submitting raises none
                 futures.append(failed(error))
                 break
-            futures.append(submit(chunk))
         result = MapResult(self, callback, error_callback)
         result.start(futures)
         return result
@@ -242,6 +246,7 @@ class Pool(standard.Pool):
     ) -> MapResult:
         result = FedMapResult(self, callback, error_callback)
         feed = Feed(chunks(iterable, chunksize), submit, _MOST_FUTURES, in_order=True)
+        result.kill_feed = feed.kill
         self._feeds.start(feed)
         threading.Thread(target=collect, args=(feed, result), name="distpool-map", daemon=True).start()
         return result
@@ -354,6 +359,16 @@ class Pool(standard.Pool):
         from distpool.driver.session import current_session
 
         return current_session().wait_for_event(event, timeout)
+
+
+def _value_of(result: ApplyResult) -> Any:
+    """What a call gives whose caller does nothing but wait.  Ctrl-C ends it, tasks that run included: the standard
+    library's workers get the signal, too."""
+    try:
+        return result.get()
+    except KeyboardInterrupt:
+        result.kill()
+        raise
 
 
 def _end(workers: WorkerPool, feeds: Feeds, callbacks: CallbackThread) -> None:

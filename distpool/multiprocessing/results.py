@@ -19,6 +19,7 @@ from multiprocessing import pool as standard
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distpool.multiprocessing.failures import as_pool_error
+from distpool.ordered_map import kill_calls
 
 if TYPE_CHECKING:
     from distpool.multiprocessing.pool import Pool
@@ -79,6 +80,10 @@ class ApplyResult(standard.ApplyResult):  # type: ignore[type-arg]
             assert self._event is not None
             self._event.set()
             self._pool = None
+
+    def kill(self) -> None:
+        """End the tasks, also those that run."""
+        kill_calls(self._futures)
 
     # -- standard interface -------------------------------------------------------------------------------------
 
@@ -193,11 +198,21 @@ class FedMapResult(MapResult):
         self._event = threading.Event()
         pool.callbacks.expect()
         self._callbacks = pool.callbacks
+        #: Ends the feed and its tasks.
+        self.kill_feed: Callable[[], None] = _nothing
+
+    def kill(self) -> None:
+        """End the tasks, also those that run, and submit no more."""
+        self.kill_feed()
 
     def conclude(self, success: bool, value: Any) -> None:
         """All tasks are over; ``value`` is the list of results, or the first exception."""
         self._conclude(success, value)
         self._callbacks.put(self)
+
+
+def _nothing() -> None:
+    """There is no feed yet."""
 
 
 def outcome(future: Future[Any], deadline: float | None = None) -> tuple[bool, Any]:

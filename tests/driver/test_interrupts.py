@@ -174,3 +174,47 @@ executor.shutdown()
 
 def test_ctrl_c_leaves_no_module_half_imported(run_script) -> None:
     assert run_script(INTERRUPTED_IMPORT) == "all is well\n"
+
+
+INTERRUPTED_MAP = """
+import os, signal, sys, threading, time, traceback
+from distpool import DistExecutor
+import distpool.multiprocessing as multiprocessing
+
+main = threading.main_thread().ident
+
+def block(started, x=0):
+    open(started, "w").close()
+    time.sleep(600)
+
+def press(started):
+    # Once a task runs and the main thread waits for it.
+    while not os.path.exists(started):
+        time.sleep(0.01)
+    while "wait_for" not in "".join(traceback.format_stack(sys._current_frames()[main])):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+executor = DistExecutor(1)
+pool = multiprocessing.Pool(1)
+for number, wait in enumerate((
+    lambda name: list(executor.map(block, [name] * 3)),
+    lambda name: list(executor.map(block, [name] * 6, chunksize=2)),
+    lambda name: list(executor.map(block, iter([name] * 10), buffersize=2)),
+    lambda name: pool.map(block, [name] * 3),
+    lambda name: pool.map(block, [name] * 100_000, chunksize=1),
+    lambda name: pool.starmap(block, [(name, 1), (name, 2)]),
+    lambda name: pool.apply(block, (name,)),
+)):
+    threading.Thread(target=press, args=(f"started-{number}",)).start()
+    try:
+        wait(f"started-{number}")
+    except KeyboardInterrupt:
+        print(executor.submit(abs, -1).result(), pool.apply(abs, (-2,)))
+executor.shutdown()
+pool.terminate()
+"""
+
+
+def test_ctrl_c_ends_a_map_and_what_of_it_runs(run_script) -> None:
+    assert run_script(INTERRUPTED_MAP) == "1 2\n" * 7
