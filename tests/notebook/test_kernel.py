@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Runs the cells that follow it on standard input and prints what each gives.
-FRONT_END = '''
+FRONT_END = """
 import os, sys, threading
 from jupyter_client.manager import start_new_kernel
 
@@ -28,7 +28,7 @@ try:
 finally:
     client.stop_channels()
     manager.shutdown_kernel(now=False)
-'''
+"""
 
 CELLS = """
 import time
