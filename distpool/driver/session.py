@@ -58,10 +58,17 @@ class Session:
     :param address: the cluster's: ``host:port``, or the path of a token file; None to start a private node (or, in a
         worker, to attach to the scheduler that the worker belongs to).
     :param store_settings: of the private node's object store; None: as the environment says.
+    :param predecessor: a session that lost its private node; another node and this session take their places, and what
+        this process has stored stays.
     :raises ConnectError: when no scheduler answers, or it refuses.
     """
 
-    def __init__(self, address: str | None = None, store_settings: StoreSettings | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        store_settings: StoreSettings | None = None,
+        predecessor: Session | None = None,
+    ) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.routing_id = b"d-" + os.urandom(6).hex().encode()
@@ -88,11 +95,13 @@ class Session:
 
                 keys = Keys.derive(self.worker.secret)
         else:
-            self.node = take_over() if store_settings is None else None
+            self.node = take_over() if store_settings is None and predecessor is None else None
             if self.node is None:
                 from distpool.node.launch import start_private_node
 
-                self.node = start_private_node(wait=False, store_settings=store_settings)
+                self.node = start_private_node(
+                    wait=False, store_settings=store_settings, predecessor=predecessor.node if predecessor else None
+                )
             endpoint = self.node.endpoint
             store_folder = self.node.store_folder
         # What this process imports, it imports while the node starts.
@@ -106,7 +115,10 @@ class Session:
         self.endpoint = endpoint
         # A process has one store: in a worker, what a task puts there may become part of its result.
         inherited = store_of_this_process() if self.worker is not None else None
-        self._owns_store = inherited is None
+        if predecessor is not None:
+            inherited = predecessor.store
+            inherited.change_node()
+        self._owns_store = inherited is None or predecessor is not None
         if inherited is not None:
             self.store = inherited
             inherited.on_free = self._release_later
@@ -169,11 +181,14 @@ class Session:
         if loop is not None:
             loop.wake()
 
-    def _let_go(self) -> None:
+    def _let_go(self, bequeath: bool = False) -> None:
         linger_s = 0.0 if self.node is not None else _LINGER_S
         self.channel.close(linger_s)
         self._context.destroy(linger=int(linger_s * 1000))
-        if self._owns_store:
+        if bequeath:
+            for peer in list(self._by_worker):
+                self.store.process_died(peer.decode())
+        elif self._owns_store:
             self.store.close()
 
     def _say_hello(self) -> None:
@@ -447,6 +462,12 @@ class Session:
             return sum(node.capacity.num_cpus for node in question.answer.nodes)
         return self.welcome.capacity.num_cpus if self.welcome is not None else 0.0
 
+    def give_up_store(self) -> None:
+        """Nobody took over what this process has stored."""
+        self.store.close()
+        if self.node is not None:
+            self.node.cleanup()
+
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
@@ -484,8 +505,11 @@ class Session:
         """Whether ``close`` was called."""
         return self._closed
 
-    def close(self) -> None:
-        """End everything that this session started; what is still running is killed."""
+    def close(self, bequeath: bool = False) -> None:
+        """End everything that this session started; what is still running is killed.
+
+        :param bequeath: what this process has stored stays, for the session that comes after this one.
+        """
         with self.lock:
             if self._closed:
                 return
@@ -497,9 +521,9 @@ class Session:
             pool.join(5.0)
         self.tell_scheduler(driver_to_scheduler.DriverGoodbye())
         self.loop.stop()
-        if self.node is not None:
+        if self.node is not None and not bequeath:
             self.node.stop()
-        self._let_go()
+        self._let_go(bequeath)
         # The closed session may be referred to for long; what its pools were given must not be.
         with self.lock:
             self._by_worker.clear()
@@ -524,10 +548,12 @@ def current_session(address: str | None = None, store_settings: StoreSettings | 
         if ending.interpreter_ends():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         session = _current
+        predecessor = None
         if session is not None and session.pid == os.getpid() and not session.closed:
             if session.has_lost_node():
-                session.close()
                 store_settings = store_settings or session.store_settings
+                predecessor = session if _address(address) is None else None
+                session.close(bequeath=predecessor is not None)
             elif address is not None and address != session.address:
                 if session.pools:
                     raise RuntimeError(
@@ -537,7 +563,11 @@ def current_session(address: str | None = None, store_settings: StoreSettings | 
                 session.close()
         if session is None or session.closed or session.pid != os.getpid():
             ending.install(close_current)
-            session = _current = Session(_address(address), store_settings)
+            try:
+                session = _current = Session(_address(address), store_settings, predecessor)
+            finally:
+                if predecessor is not None and _current is predecessor:
+                    predecessor.give_up_store()
         return session
 
 

@@ -321,9 +321,8 @@ class AgentCore:
                     self._stop(worker, 0.0, terminate=False)  # it has not loaded what the newer ones have
         for _ in range(waiting, self._spares):
             self._last_spare += 1
-            # Unique in the cluster: a driver may hold workers of several nodes.
-            prefix = "" if self._hello.elastic_cpus else f"{self._hello.node}-"
-            self._fork(f"{prefix}x{self._last_spare}")
+            # Its node is part of the name: a driver has workers of several.
+            self._fork(f"{self._hello.node}-x{self._last_spare}")
 
     # -- generations --------------------------------------------------------------------------------------------
 

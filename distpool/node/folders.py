@@ -1,8 +1,9 @@
 """The folders of a private node: sockets in one, the object store's segments in another; and the janitor.
 
 A third one is on the disk to which segments are spilled, if the user named one.  All are named
-``distpool-<user id>-<random>`` and hold a file that the node locks for as long as it lives.  Folders whose lock nobody
-holds belong to the dead, and any later node of the same user removes them.  A lock is the kernel's own word on whether
+``distpool-<user id>-<random>`` and hold a file that the node and its driver lock for as long as they live (should the
+node be killed, what the driver has stored stays, for the node that comes after it).  Folders whose lock nobody holds
+belong to the dead, and any later node of the same user removes them.  A lock is the kernel's own word on whether
 somebody lives: unlike a process id it is not used again, and it means the same in another process-id namespace
 (containers that share a temporary folder).
 """
@@ -72,14 +73,14 @@ class Folders:
         return folders
 
     def hold(self) -> None:
-        """Lock them; also when another process, which is about to let go, holds them too."""
+        """Lock them; also when another process holds them too."""
         for folder in self._all():
             fd = os.open(os.path.join(folder, OWNER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._locks.append(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
 
     def let_go(self) -> None:
-        """Unlock; another process holds them, or they are gone."""
+        """Unlock, or in a forked child leave the lock to the parent."""
         while self._locks:
             os.close(self._locks.pop())
 
@@ -88,6 +89,12 @@ class Folders:
         for folder in reversed(self._all()):
             remove_tree(folder)
         self.let_go()
+
+    def remove_if_free(self) -> None:
+        """Unlock them, and remove them unless somebody else holds them."""
+        self.let_go()
+        for folder in reversed(self._all()):
+            _sweep_one(folder)
 
     def _all(self) -> list[str]:
         inside = os.path.join(self.root, "")

@@ -130,7 +130,6 @@ class PrivateNode:
                 self.kill()
                 words = said.decode(errors="replace").strip() or f"it ended with exit code {code} and said nothing"
                 raise ConnectError(f"the node process could not start: {words}")
-        self._folders.let_go()
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -152,28 +151,40 @@ class PrivateNode:
         self._close(self._life)
         self._close(self.sentinel)
         self._life = self.sentinel = -1
+        self._folders.let_go()
 
     def kill(self) -> None:
         """End the node at once."""
-        if self._ended or os.getpid() != self.owner:
-            return
+        if not self._ended and os.getpid() == self.owner:
+            self._end_process()
+            self._finish()
+
+    def bequeath(self) -> Folders:
+        """End the node at once, if it has not ended; its folders, with what this process has stored, are kept for the
+        one that is to take its place."""
+        if not self._ended:
+            self._end_process()
+            self._finish(cleanup=False)
+        return self._folders
+
+    def _end_process(self) -> None:
         if not self._reap(0.0):
             try:
                 os.kill(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             self._reap(STOP_TIMEOUT_S)
-        self._finish()
 
     def cleanup(self) -> None:
         """Remove what a node that was killed left behind."""
         self._folders.remove()
 
-    def _finish(self) -> None:
+    def _finish(self, cleanup: bool = True) -> None:
         self._ended = True
         self._close(self._life)
         self._close(self.sentinel)
-        self.cleanup()
+        if cleanup:
+            self.cleanup()
 
     @staticmethod
     def _close(fd: int) -> None:
@@ -219,18 +230,22 @@ def start_private_node(
     worker_module: str = "distpool.worker.main",
     import_path: list[str] | None = None,
     store_settings: StoreSettings | None = None,
+    predecessor: PrivateNode | None = None,
 ) -> PrivateNode:
     """Start scheduler and agent for this program alone.
 
     :param wait: return when it is ready; otherwise at once, and ``wait_ready`` must be called.
     :param store_settings: of its object store; None: as the environment says.
+    :param predecessor: a node whose place it takes, in the same folders but under another name, so that nothing of it
+        is taken for its predecessor's.
     :raises ConnectError: when it cannot be started.
     """
     if store_settings is None:
         store_settings = StoreSettings.make()
-    folders = Folders.create(store_settings.spill_folder)
+    folders = Folders.create(store_settings.spill_folder) if predecessor is None else predecessor.bequeath()
+    name = os.path.basename(folders.root).rpartition("-")[2] if predecessor is None else _next_name(predecessor.node)
     config = NodeConfig(
-        node=os.path.basename(folders.root).rpartition("-")[2],
+        node=name,
         root=folders.root,
         store=folders.store,
         spill=folders.spill,
@@ -325,6 +340,11 @@ class MemberStart(NamedTuple):
     pid: int
     life: int
     announcement: bytes
+
+
+def _next_name(name: str) -> str:
+    first, _, number = name.partition("~")
+    return f"{first}~{int(number or 1) + 1}"
 
 
 def write_config(fd: int, config: NodeConfig) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,6 +71,7 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
 
     folders = Folders(config.root, config.store, config.spill)
     folders.hold()
+    driver_ended: list[bool] = []
     # Should this process be killed while workers run, the kernel closes the sockets and kills the zygotes.
     loop = Loop()
     context = zmq.Context()
@@ -79,7 +81,7 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
         _end_on_signals(loop)
         if config.member is None:
             agent = _assemble(config, control, loop, context)
-            _watch_driver(config, loop)
+            _watch_driver(config, loop, lambda: driver_ended.append(True))
         else:
             from distpool.node.member import Member
 
@@ -107,7 +109,10 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
     finally:
         if member is not None:
             member.close()
-        folders.remove()
+        if driver_ended or config.member is not None:
+            folders.remove()
+        else:
+            folders.remove_if_free()  # the driver may start another node in them
 
 
 def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: zmq.Context[zmq.Socket[bytes]]) -> Agent:
@@ -168,10 +173,14 @@ def store_service(config: NodeConfig, loop: Loop, agent_channel: channel.Channel
     )
 
 
-def _watch_driver(config: NodeConfig, loop: Loop) -> None:
-    loop.watch(0, loop.stop)
+def _watch_driver(config: NodeConfig, loop: Loop, on_end: Callable[[], None]) -> None:
+    def stop() -> None:
+        on_end()
+        loop.stop()
+
+    loop.watch(0, stop)
     with contextlib.suppress(AttributeError, OSError):
-        loop.watch(os.pidfd_open(config.driver_pid), loop.stop)
+        loop.watch(os.pidfd_open(config.driver_pid), stop)
 
 
 def _end_on_signals(loop: Loop) -> None:

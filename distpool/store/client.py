@@ -253,6 +253,10 @@ class ObjectStore:
         self._tell(ended)
         self.do_chores()
 
+    def change_node(self) -> None:
+        """Another agent keeps the folder's books from now on; what was stored here stays."""
+        self._room.change_node()
+
     def trim(self) -> int:
         """Give back memory that waits for its next use; for when the process is idle.  Returns how many bytes."""
         self.do_chores()

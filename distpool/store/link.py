@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from distpool.store.settings import OWNER_FILE
+from distpool.store.settings import AGENT_FILE
 from distpool.store.spill import NodeFacts
 from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says
@@ -158,11 +158,11 @@ class Link:
 
 
 def node_lives(folder: Path) -> bool:
-    """Whether the process of the node still lives, to which a store folder belongs."""
+    """Whether the agent lives that keeps the books of a store folder."""
     try:
-        fd = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(folder / AGENT_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return folder.is_dir()  # removed with the node; or nobody ever held it, in tests of parts
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -242,6 +242,21 @@ class Room:
                 self._link = Link(self._folder, self._facts, self._owner, allowed, self)
             return self._link
 
+    def change_node(self) -> None:
+        """Another agent keeps the folder's books from now on."""
+        with self._link_lock:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        with self._lock:
+            self._looked = False
+            self._look()
+            used = self.memory.backed_bytes + self._reserved_bytes
+            if self.allowed_bytes is not None:
+                self.allowed_bytes = max(self.allowed_bytes, used)
+        if self._facts is not None and used > self._facts.free_bytes:
+            self.link()
+
     def trim(self) -> int:
         """Give back memory that waits for its next use; returns how many bytes (caller holds the lock)."""
         given_back = self.memory.trim()

@@ -5,6 +5,7 @@ Served in the agent's loop.  Messages come from store clients (``o-...``) over t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import msgspec
 
 from distpool import crashpoints
 from distpool.store import core
+from distpool.store.settings import AGENT_FILE
 from distpool.store.spill import NodeFacts
 from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says
@@ -55,6 +57,8 @@ class StoreService:
         self._core = core.StoreCore(budget_bytes)
         self._descriptions: list[_Description] = []
         self._spill_folder = spill_folder
+        self._lock = os.open(folder / AGENT_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
         free = min(_FREE_BYTES, budget_bytes // 16)
         NodeFacts(
             f"a-{node}", endpoint, budget_bytes, free, str(spill_folder), spill_uri and f"{spill_uri}/{node}"
@@ -88,12 +92,7 @@ class StoreService:
 
     def close(self) -> None:
         """See ``node.agent.Service``."""
-        try:
-            for name in os.listdir(self._spill_folder):
-                (self._spill_folder / name).unlink(missing_ok=True)
-            self._spill_folder.rmdir()
-        except OSError:
-            pass  # it was never made, or somebody put something else there
+        os.close(self._lock)
 
     def _handle(self, event: core.Event) -> None:
         crashpoints.reach("store.heard")

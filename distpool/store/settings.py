@@ -12,8 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-#: In each folder of a node: locked by the node's process for as long as that lives.
+#: In each folder of a node: locked by those for whom it is kept.
 OWNER_FILE = ".owner"
+#: In a store folder: locked by the agent that keeps its books.
+AGENT_FILE = ".agent"
 
 #: Share of the machine's memory that objects may take by default, and of the file system that holds them at most.
 _MEMORY_SHARE, _FILE_SYSTEM_SHARE = 0.3, 0.9

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 import distpool
 from distpool import DistExecutor
 from distpool.driver.session import current_session
+from tests.support.resources import settle
 
 
 @pytest.mark.fresh_session
@@ -47,3 +50,33 @@ def test_a_failure_of_the_drivers_thread_is_heard_of(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     with DistExecutor(1) as executor:
         assert executor.submit(abs, -2).result() == 2
+
+
+@pytest.mark.fresh_session
+def test_what_was_stored_outlives_the_node() -> None:
+    with DistExecutor(2) as executor:
+        put = distpool.put(np.full(100_000, 1.0))
+        made = executor.submit(np.full, 100_000, 2.0)
+        inner = executor.submit(_put, 3.0).result()
+        assert made.result()[0] == 2
+        node = current_session().node
+        assert node is not None
+        os.kill(node.pid, signal.SIGKILL)
+        with pytest.raises(distpool.WorkerDiedError):
+            executor.submit(time.sleep, 600).result()
+    with DistExecutor(2) as executor:
+        late = distpool.put(np.full(100_000, 4.0))
+        handles = [put, made, inner, late]
+        sums = [executor.submit(np.sum, handle) for handle in handles]
+        assert [future.result() for future in sums] == [1e5, 2e5, 3e5, 4e5]
+        assert [float(array[5]) for array in distpool.get(handles)] == [1, 2, 3, 4]
+        assert len(distpool.memory().objects) == 4
+        del handles, put, made, inner, late, sums
+        gc.collect()
+        store = current_session().store
+        store.trim()
+        assert settle(lambda: [name for name in os.listdir(store.folder) if name[0] != "."], 20) == []
+
+
+def _put(number: float) -> distpool.ObjectRef[np.ndarray]:
+    return distpool.put(np.full(100_000, number))

@@ -179,36 +179,36 @@ def test_heartbeats_and_refusal() -> None:
 
 def _with_spare() -> Agent:
     agent = Agent(spares=1)
-    assert [worker.name for worker in agent.core.workers.values()] == ["x1"]
-    agent.forked("x1", 1)
-    agent.started("x1", 1)
+    assert [worker.name for worker in agent.core.workers.values()] == ["n-x1"]
+    agent.forked("n-x1", 1)
+    agent.started("n-x1", 1)
     return agent
 
 
 def test_a_spare_serves_at_once_and_is_replaced_later() -> None:
     agent = _with_spare()
-    assert agent.start("l") == [ToScheduler(WorkerReady("l", "w-x1", "ipc://x1", 1))]
+    assert agent.start("l") == [ToScheduler(WorkerReady("l", "w-n-x1", "ipc://n-x1", 1))]
     assert agent.start("m") == [ForkWorker("m", 0)]
     deadline = agent.core.next_deadline()
     assert deadline is not None
-    assert agent.time(deadline) == [ForkWorker("x2", 0)]
+    assert agent.time(deadline) == [ForkWorker("n-x2", 0)]
     # Its lease is told apart from its name.
-    assert agent.handle(WorkerSaid("x1", WorkerBlocked("x1"))) == [ToScheduler(LeaseBlocked("l"))]
-    assert agent.stop("l") == [SignalWorker("x1", 1, 9)]
+    assert agent.handle(WorkerSaid("n-x1", WorkerBlocked("n-x1"))) == [ToScheduler(LeaseBlocked("l"))]
+    assert agent.stop("l") == [SignalWorker("n-x1", 1, 9)]
     assert agent.exited(1, -9) == [ToScheduler(WorkerExited("l", 1, -9))]
 
 
 def test_a_spare_that_is_still_starting_serves_when_it_is_up() -> None:
     agent = Agent(spares=1)
     assert agent.start("l") == []
-    agent.forked("x1", 1)
-    assert agent.started("x1", 1) == [ToScheduler(WorkerReady("l", "w-x1", "ipc://x1", 1))]
+    agent.forked("n-x1", 1)
+    assert agent.started("n-x1", 1) == [ToScheduler(WorkerReady("l", "w-n-x1", "ipc://n-x1", 1))]
 
 
 def test_spares_that_die_are_given_up() -> None:
     agent = Agent(spares=1)
     for number in (1, 2, 3):
-        agent.forked(f"x{number}", number)
+        agent.forked(f"n-x{number}", number)
         agent.exited(number, 1)
         deadline = agent.core.next_deadline()
         if deadline is not None:
@@ -270,13 +270,13 @@ def test_spares_of_an_older_generation_are_replaced() -> None:
     deadline = agent.core.next_deadline()
     assert deadline is not None
     agent.time(deadline)
-    agent.forked("x2", 2)
-    agent.started("x2", 2)
-    agent.handle(WorkerSaid("x1", ModulesImported(("numpy",))))
+    agent.forked("n-x2", 2)
+    agent.started("n-x2", 2)
+    agent.handle(WorkerSaid("n-x1", ModulesImported(("numpy",))))
     deadline = agent.core.next_deadline()
     assert deadline is not None
     assert agent.time(deadline) == [MakeGeneration(1, ("numpy",))]
-    assert agent.handle(GenerationReady(1, ("numpy",))) == [ForkWorker("x3", 1), SignalWorker("x2", 2, 9)]
+    assert agent.handle(GenerationReady(1, ("numpy",))) == [ForkWorker("n-x3", 1), SignalWorker("n-x2", 2, 9)]
 
 
 def test_workers_die_with_their_generation() -> None:

@@ -346,8 +346,30 @@ def test_sigterm_ends_a_node_in_order() -> None:
     node = start_private_node(**STUB, spares=1)
     os.kill(node.pid, signal.SIGTERM)
     wait_gone(node.pid)
-    assert not os.path.exists(node.folder)
+    # The driver's values are in there.
+    assert os.path.exists(node.store_folder)
     node.stop()
+    assert not os.path.exists(node.folder)
+    assert not os.path.exists(node.store_folder)
+
+
+def test_a_node_takes_the_place_of_one_that_was_killed() -> None:
+    first = start_private_node(**STUB, spares=1)
+    kept = os.path.join(first.store_folder, "d-1.1")
+    with open(kept, "w"):
+        os.kill(first.pid, signal.SIGKILL)
+    second = start_private_node(**STUB, spares=1, predecessor=first)
+    assert (second.folder, second.store_folder) == (first.folder, first.store_folder)
+    assert second.node != first.node
+    assert os.path.exists(kept)
+    driver = Driver(second)
+    assert driver.lease().node == second.node
+    driver.close()
+    first.stop()
+    assert second.alive()
+    second.stop()
+    assert not os.path.exists(second.folder)
+    assert not os.path.exists(second.store_folder)
 
 
 def test_strangers_and_nonsense_are_ignored() -> None:

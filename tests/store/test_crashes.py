@@ -1,4 +1,4 @@
-"""A worker or the driver is killed at each step of an object's life.
+"""A worker, the agent or the driver is killed at each step of an object's life.
 
 Whatever still has an owner is there afterwards; what has none is gone, and so is what was charged for it.
 ``DISTPOOL_CRASH_TIMES=1,2,5,20`` kills not only the first time that a point is reached, but also later.
@@ -60,6 +60,7 @@ def scenario():
     gc.collect()
 
 def leftovers():
+    gc.collect()  # errors have tracebacks, with frames that have references
     store = client.store_of_this_process()
     store.trim()
     report = distpool.memory()
@@ -100,6 +101,7 @@ WORKER = """
 created writing file_made written sealed reported released asked answered mapped ending freed spilling spilled moved
 removing removed
 """
+AGENT_CASES = [("heard", 1), ("heard", 3), ("heard", 9), ("answered", 2), ("answered", 5), ("answered", 13)]
 CASES = [("driver", point) for point in DRIVER.split()] + [("worker", point) for point in WORKER.split()]
 
 
@@ -119,3 +121,9 @@ def test_a_kill(role, point, times, run_script, monkeypatch, tmp_path):
         # What a driver leaves must be gone soon; the leak check looks at processes, memory and folders.
         run_script(PROGRAM, mark, role, status=-9)
         assert os.path.exists(mark)
+
+
+@pytest.mark.parametrize(("point", "times"), AGENT_CASES)
+def test_a_kill_of_the_agent(point, times, run_script, monkeypatch, tmp_path):
+    mark = crash("agent", point, times, monkeypatch, tmp_path)
+    assert run_script(PROGRAM, mark, "agent").strip() == "nothing left"
