@@ -119,6 +119,7 @@ class Session:
             inherited = predecessor.store
             inherited.change_node()
         self._owns_store = inherited is None or predecessor is not None
+        self.store: ObjectStore
         if inherited is not None:
             self.store = inherited
             inherited.on_free = self._release_later

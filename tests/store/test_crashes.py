@@ -14,12 +14,15 @@ import pytest
 TIMES = [int(number) for number in os.environ.get("DISTPOOL_CRASH_TIMES", "1").split(",")]
 
 PROGRAM = """
-import gc, os, sys, time
+import faulthandler, gc, os, sys, time
 import numpy as np
 import distpool
 from distpool.store import client
 
 LENGTH, BUDGET = 150_000, 12_000_000
+
+# Where it hangs, if it does, is in the report.
+faulthandler.dump_traceback_later(45, exit=True)
 
 def number(i):
     return np.full(LENGTH, i, float)
