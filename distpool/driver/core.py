@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from distpool.driver.dealing import Dealer
+from distpool.driver.dealing import LEAVE_GRACE_S, Dealer
 from distpool.driver.state import Effects, Failure, FailureKind, Group, Worker, WorkerExit
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
@@ -29,6 +29,7 @@ GENEROUS_S = 0.5
 #: How long an interrupted task may take to end before its worker is terminated, and then before it is killed.
 INTERRUPT_GRACE_S = 1.0
 TERMINATE_GRACE_S = 1.0
+_UNHEEDED = "it was ended because a task on it did not stop when told to"
 #: So many workers in a row that end before they could run anything break the pool.
 FAILED_STARTS = 3
 
@@ -123,6 +124,10 @@ class PoolCore:
         for group in self._dealer.groups.values():
             group.demand = 0
             self._dealer.ask(group, effects)
+        for worker in self.workers.values():
+            if worker.leaving and worker.exit is None:
+                # That it was given back may be lost as well.
+                effects.give_back.append((worker, LEAVE_GRACE_S, False))
 
     def on_submitted(self, tasks: Iterable[Task], now: float, effects: Effects) -> None:
         """New tasks whose dependencies are all there."""
@@ -194,9 +199,10 @@ class PoolCore:
             task = in_flight.pop(result.attempt, None)
             if task is not None:
                 finished.append((task, result))
+                effects.let_go.append(task)
             else:
                 effects.late.append(result)
-                self._let_go(worker, result.attempt)
+                self._let_go(worker, result.attempt, effects)
         count = len(finished) - before
         self.outstanding -= count
         group = self._dealer.groups[worker.shape]
@@ -220,7 +226,7 @@ class PoolCore:
             if task is not None:
                 back.append(task)
             else:
-                self._let_go(worker, attempt)
+                self._let_go(worker, attempt, effects)
         worker.tasks_given -= len(back)
         self._dealer.requeue(group, back, effects)
         self._dealer.deal(group, now, effects)
@@ -240,7 +246,7 @@ class PoolCore:
 
     def on_start_failed(self, shape: Shape, exit: WorkerExit, now: float, effects: Effects) -> None:
         """A worker that was asked for never came up: it failed, or (no reason given) was no longer wanted."""
-        if exit.reason:
+        if exit.reason and not exit.lost:
             self._count_failed_start(exit, effects)
 
     def on_infeasible(self, shape: Shape, reason: str, now: float, effects: Effects) -> None:
@@ -317,9 +323,11 @@ class PoolCore:
                 for task in list(worker.in_flight.values()):
                     self._stop_task(task, Failure(FailureKind.TIMED_OUT), now, effects)
             elif kind == "stopping":
-                # It did not heed the interrupt.  What else it holds has not started: nothing is charged.
+                # It did not heed the interrupt.  What else it holds should not have started; but the way there may be
+                # interrupted as well, and then nobody knows.
                 group = self._dealer.groups[worker.shape]
-                self._dealer.requeue(group, list(worker.in_flight.values()), effects)
+                exit = WorkerExit(worker.pid, 0, _UNHEEDED, node=worker.node)
+                self._charge(group, list(worker.in_flight.values()), exit, effects)
                 worker.in_flight.clear()
                 worker.leaving = True
                 effects.give_back.append((worker, TERMINATE_GRACE_S, True))
@@ -348,20 +356,21 @@ class PoolCore:
             if worker.in_flight.get(attempt) is not task:
                 continue
             del worker.in_flight[attempt]
-            worker.stopping.add(attempt)
+            worker.stopping[attempt] = task
             effects.retract.append((worker, [attempt]))
             effects.interrupt.append((worker, attempt))
             self._deadlines[("stopping", worker.lease)] = now + INTERRUPT_GRACE_S
-            break
-        else:
-            if task.withdrawn:
-                return
+            self.outstanding -= 1
+            effects.failed.append((task, failure))
+            return
+        if not task.withdrawn:
             task.withdrawn = True
-        self._fail(task, failure, effects)
+            self._fail(task, failure, effects)
 
-    def _let_go(self, worker: Worker, attempt: int) -> None:
-        if attempt in worker.stopping:
-            worker.stopping.discard(attempt)
+    def _let_go(self, worker: Worker, attempt: int, effects: Effects) -> None:
+        task = worker.stopping.pop(attempt, None)
+        if task is not None:
+            effects.let_go.append(task)
             if not worker.stopping:
                 self._deadlines.pop(("stopping", worker.lease), None)
 
@@ -377,6 +386,7 @@ class PoolCore:
             self._deadlines.pop((kind, worker.lease), None)
         tasks = list(worker.in_flight.values())
         worker.in_flight.clear()
+        effects.let_go += worker.stopping.values()
         if worker.leaving:
             # Its end was wanted; what it still held goes elsewhere, uncharged.
             self._dealer.requeue(group, tasks, effects)
@@ -385,22 +395,27 @@ class PoolCore:
             self._break(Failure(FailureKind.BROKEN, exit=exit), effects)
             return
         else:
-            again = []
-            for task in tasks:
-                task.deaths += 1
-                if task.retries_left <= 0:
-                    self._fail(task, Failure(FailureKind.WORKER_DIED, exit=exit), effects)
-                else:
-                    task.retries_left -= 1
-                    task.alone = True
-                    again.append(task)
-            self._dealer.requeue(group, again, effects)
-            if not worker.answered and not worker.stopping:
+            self._charge(group, tasks, exit, effects)
+            # With a node that is lost go workers that had no chance to answer.
+            if not worker.answered and not worker.stopping and not exit.lost:
                 self._count_failed_start(exit, effects)
         if self.broken is None:
             self._dealer.ask(group, effects)
             self._dealer.deal(group, now, effects)
         self._dismiss_when_done(effects)
+
+    def _charge(self, group: Group, tasks: list[Task], exit: WorkerExit, effects: Effects) -> None:
+        """These tasks may have run at a worker that did not answer: they run again if they may."""
+        again = []
+        for task in tasks:
+            task.deaths += 1
+            if task.retries_left <= 0:
+                self._fail(task, Failure(FailureKind.WORKER_DIED, exit=exit), effects)
+            else:
+                task.retries_left -= 1
+                task.alone = True
+                again.append(task)
+        self._dealer.requeue(group, again, effects)
 
     def _count_failed_start(self, exit: WorkerExit, effects: Effects) -> None:
         self._failed_starts += 1
@@ -410,6 +425,7 @@ class PoolCore:
     def _fail(self, task: Task, failure: Failure, effects: Effects) -> None:
         self.outstanding -= 1
         effects.failed.append((task, failure))
+        effects.let_go.append(task)
 
     def _break(self, failure: Failure, effects: Effects) -> None:
         if self.broken is not None:

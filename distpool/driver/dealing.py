@@ -92,7 +92,8 @@ class Dealer:
     def deal(self, group: Group, now: float, effects: Effects) -> None:
         while group.ready and group.idle:
             lease = self._idle_at(group, group.ready[0].home) or next(reversed(group.idle))
-            if not self.give(group, group.idle[lease], now, effects):
+            # Nothing is given when nothing is left but tasks that were cancelled.
+            if not self.give(group, group.idle[lease], now, effects) and group.ready:
                 group.idle.pop(lease, None)
         if group.idle and not group.ready:
             self.watch_queues(group, now)

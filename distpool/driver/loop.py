@@ -333,6 +333,8 @@ class Loop:
         if isinstance(message, scheduler_to_driver.LeaseEnded):
             session.lease_ended(message.lease)
         elif isinstance(message, scheduler_to_driver.LeaseGranted):
+            if not session.is_current():
+                return  # if it is still so, it is said again behind the answer to our hello
             if pool is None:
                 session.decline(message)
             else:

@@ -47,6 +47,8 @@ class PackedOutcome:
             return None, decode_exception(result.payload)
         try:
             return self._store.unpack(Value(result.payload, result.objects), owner=self), None
+        except errors.ObjectLostError as error:
+            return None, error
         except (Exception, SystemExit) as error:  # a class of the result may even exit; that is no wish of the program
             failure = errors.SerializationError(
                 f"the result of the task arrived but cannot be unpickled here: {type(error).__name__}: {error}"
@@ -79,6 +81,8 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
 
 def broken_error(failure: Failure, pool_label: str, strict: bool) -> BaseException:
     """The exception of every task of a pool that is broken."""
+    if isinstance(failure.error, errors.ConnectError):
+        return BrokenProcessPool(str(failure.error)) if strict else errors.ConnectError(str(failure.error))
     if failure.error is not None:
         text = f"the initializer of {pool_label} failed: {type(failure.error).__name__}: {failure.error}"
         error: BaseException = BrokenProcessPool(text) if strict else errors.InitializerError(text)

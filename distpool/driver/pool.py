@@ -180,6 +180,8 @@ class WorkerPool:
                     self._take_in(effects)
                     self._core.on_withdrawn(task)
                     self._perform(effects)
+                # The task itself may stand in a queue for long.
+                task.keep = None
                 future._state = CANCELLED_AND_NOTIFIED
             callbacks = future.settle(CANCELLED_AND_NOTIFIED, due=self._session.due)
             self._session.attend_to_dependents()
@@ -325,10 +327,11 @@ class WorkerPool:
         """A worker of this pool said something that concerns its tasks."""
         core = self._core
         if isinstance(message, worker_to_driver.TasksDone):
+            worker = core.workers.get(lease)
             for result in message.results:
-                if result.pinned:
+                if result.pinned and worker is not None:
                     # Before the tasks, and with them the handles of their arguments, are let go of.
-                    self._store.pin(self._core.workers[lease].peer.decode(), result.pinned)
+                    self._store.pin(worker.peer.decode(), result.pinned)
             core.on_results(lease, message.results, message.busy_s, now, effects)
         elif isinstance(message, worker_to_driver.Retracted):
             core.on_retracted(lease, message.attempts, now, effects)
@@ -351,8 +354,15 @@ class WorkerPool:
         if self._workforce.was_given_up(ended.lease):
             return
         worker = self._core.workers.get(ended.lease)
-        node = worker.node if worker is not None else ""
-        exit = WorkerExit(ended.pid, ended.exit_code, ended.reason, ended.stderr_tail, ended.peak_rss_bytes, node)
+        exit = WorkerExit(
+            ended.pid,
+            ended.exit_code,
+            ended.reason,
+            ended.stderr_tail,
+            ended.peak_rss_bytes,
+            worker.node if worker is not None else "",
+            ended.lost,
+        )
         if self._workforce.dismiss(ended.lease, ended.exit_code):
             self._core.on_ended(ended.lease, exit, now, effects)
         else:
@@ -475,13 +485,13 @@ class WorkerPool:
         for result in effects.late:
             if result.objects:
                 self._store.adopt(_value_of(result))  # and let go of it at once: that frees it
+        for task in effects.let_go:
+            task.keep = None
         settled: Settled = []
         for task, result in effects.finished:
-            task.keep = None
             stored = self._store.adopt(_value_of(result)) if result.objects else None
             settled.append((task.future, PackedOutcome(result, stored, self._store), None))
         for task, failure in effects.failed:
-            task.keep = None
             settled.append((task.future, None, exception_of(task, failure, self.spec.label, self.spec.strict)))
         return settled
 
@@ -500,7 +510,8 @@ class WorkerPool:
                 held = task in self._waiting
                 self._waiting.discard(task)
             if held:
-                self._session.settle([(task.future, None, error)])
+                # Without its traceback, whose frames refer to the values of the others.
+                self._session.settle([(task.future, None, error.with_traceback(None))])
         else:
             with self._lock:
                 if task not in self._waiting:

@@ -134,6 +134,7 @@ class Session:
         #: Whether the private node ended under us.
         self.lost = False
         self._next_pool = 0
+        self._hellos = 0
         self._by_worker: dict[bytes, tuple[WorkerPool, str]] = {}
         self._by_lease: dict[str, bytes] = {}
         self._callbacks: deque[DistFuture[Any]] = deque()
@@ -195,6 +196,7 @@ class Session:
     def _say_hello(self) -> None:
         parent = self.worker.lease if self.worker is not None else ""
         leases = tuple(lease for pool in self.pools.values() for lease in pool.held_leases())
+        self._hellos += 1
         self.tell_scheduler(
             driver_to_scheduler.DriverHello(
                 codec.PROTOCOL,
@@ -205,8 +207,13 @@ class Session:
                 parent,
                 leases,
                 process_space(),
+                self._hellos,
             )
         )
+
+    def is_current(self) -> bool:
+        """Whether what the scheduler grants can be relied on: it has answered the last hello."""
+        return self.welcome is not None and self.welcome.number == self._hellos
 
     def introduce_again(self, settled: Settled) -> None:
         """The scheduler has lost its memory: tell it everything anew (caller holds the lock)."""

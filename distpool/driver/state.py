@@ -23,7 +23,7 @@ class FailureKind(enum.Enum):
 
 
 class WorkerExit(msgspec.Struct, frozen=True):
-    """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal)."""
+    """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal).  ``lost``: nobody saw it end."""
 
     pid: int
     exit_code: int
@@ -31,6 +31,7 @@ class WorkerExit(msgspec.Struct, frozen=True):
     stderr_tail: str = ""
     peak_rss_bytes: int = 0
     node: str = ""
+    lost: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Worker(msgspec.Struct, eq=False):
     """A leased worker, and what it holds.
 
     ``in_flight`` are its unanswered attempts in the order of sending; ``stopping`` the attempts whose tasks are
-    settled already but which it has not yet let go of (interrupted or withdrawn).
+    settled already but which it has not yet let go of (interrupted or withdrawn): it may still look at their arguments.
     """
 
     lease: str
@@ -56,7 +57,7 @@ class Worker(msgspec.Struct, eq=False):
     pid: int
     ordinal: int
     in_flight: dict[int, Task] = msgspec.field(default_factory=dict)
-    stopping: set[int] = msgspec.field(default_factory=set)
+    stopping: dict[int, Task] = msgspec.field(default_factory=dict)
     tasks_given: int = 0
     answered: bool = False
     leaving: bool = False
@@ -81,6 +82,8 @@ class Effects(msgspec.Struct, eq=False):
     requeued: list[Task] = msgspec.field(default_factory=list)
     finished: list[tuple[Task, Result]] = msgspec.field(default_factory=list)
     failed: list[tuple[Task, Failure]] = msgspec.field(default_factory=list)
+    let_go: list[Task] = msgspec.field(default_factory=list)
+    """Tasks that are settled, now or earlier, and that no worker has any more: their arguments may go."""
     late: list[Result] = msgspec.field(default_factory=list)
     """Answers that nobody waits for any more."""
     broken: Failure | None = None

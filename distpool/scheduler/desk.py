@@ -102,7 +102,8 @@ class Desk:
     def doubt(self, driver: str, held: HeldLease) -> None:
         """A driver believes to hold a lease that is not in the books."""
         if self.is_own(held.lease) or held.lease in self.ended_foreign:
-            self.tell(driver, to_driver.LeaseEnded(held.lease, held.pool, held.shape, 0, UNKNOWN_EXIT_CODE, _UNHEARD))
+            ended = to_driver.LeaseEnded(held.lease, held.pool, held.shape, 0, UNKNOWN_EXIT_CODE, _UNHEARD, lost=True)
+            self.tell(driver, ended)
         else:
             # Granted by an earlier scheduler: its node may still come and say hello.
             self.doubtful[held.lease] = (driver, held)
@@ -191,8 +192,19 @@ class Desk:
             self.book.set_state(lease, LeaseState.STOPPING)
         self.effects.append(ToAgent(lease.node.name, to_agent.StopWorker(lease.name, grace_s, terminate)))
 
+    def lease_lost(self, lease: Lease, reason: str) -> None:
+        """Nobody saw its worker end, and nobody can tell whether it has."""
+        self.lease_ended(lease, UNKNOWN_EXIT_CODE, reason, lost=True)
+
     def lease_ended(
-        self, lease: Lease, exit_code: int, reason: str, stderr_tail: str = "", peak_rss_bytes: int = 0
+        self,
+        lease: Lease,
+        exit_code: int,
+        reason: str,
+        stderr_tail: str = "",
+        peak_rss_bytes: int = 0,
+        *,
+        lost: bool = False,
     ) -> None:
         if not self.is_own(lease.name):
             self.ended_foreign.add(lease.name)
@@ -208,6 +220,7 @@ class Desk:
                 reason,
                 stderr_tail,
                 peak_rss_bytes,
+                lost,
             ),
         )
         for child in list(lease.children):

@@ -71,9 +71,8 @@ class DriverSide:
         driver.watched = watched or parent is not None
         self._desk.heard_from_driver(driver)
         placement = self._desk.book.placement
-        self._desk.tell(
-            name, to_driver.SchedulerWelcome(self._desk.cluster, len(placement.nodes), placement.capacity())
-        )
+        nodes, capacity = len(placement.nodes), placement.capacity()
+        self._desk.tell(name, to_driver.SchedulerWelcome(self._desk.cluster, nodes, capacity, hello.number))
         self._settle_leases(driver, hello)
 
     def _settle_leases(self, driver: Driver, hello: from_driver.DriverHello) -> None:

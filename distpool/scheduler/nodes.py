@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distpool.scheduler.capacity import Node
-from distpool.scheduler.desk import UNKNOWN_EXIT_CODE, Desk
+from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import AgentSaid, ToAgent
 from distpool.scheduler.state import Lease, LeaseState
 from distpool.wire import agent_to_scheduler as from_agent
@@ -61,7 +61,7 @@ class NodeSide:
         reported = {live.lease for live in hello.leases}
         for lease in list(node.leases.values()):
             if lease.name not in reported:
-                self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, "it ended while its node was out of reach")
+                self._desk.lease_lost(lease, "it ended while its node was out of reach")
         for live in hello.leases:
             self._reconcile(node, live)
         if hello.draining or node.draining:
@@ -105,7 +105,7 @@ class NodeSide:
             self._desk.expect_back(node)
         node.draining = False  # it leaves now in any case
         for lease in list(node.leases.values()):
-            self._desk.lease_ended(lease, UNKNOWN_EXIT_CODE, f"node {name} was lost: {why}")
+            self._desk.lease_lost(lease, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)
 
     def _on_worker_ready(self, node: Node, message: from_agent.WorkerReady) -> None:

@@ -25,7 +25,9 @@ class DriverHello(_Message, frozen=True):
     ``parent_lease`` is the lease on which this driver runs when it lives in a worker that submits nested work,
     otherwise ``""``.  ``leases`` are those that it holds: what became of them meanwhile is the answer
     (``LeaseGranted`` again, or ``LeaseEnded``).  ``host`` is for people; ``machine`` is the same for processes that can
-    watch each other (``distpool.node.machine.process_space``).
+    watch each other (``distpool.node.machine.process_space``).  ``number`` counts the driver's hellos: what the
+    scheduler grants before it answers the last of them may have ended meanwhile, without a word to a driver that did
+    not name it.
     """
 
     protocol: int
@@ -36,6 +38,7 @@ class DriverHello(_Message, frozen=True):
     parent_lease: str = ""
     leases: tuple[HeldLease, ...] = ()
     machine: str = ""
+    number: int = 0
 
 
 class OpenPool(_Message, frozen=True):

@@ -12,11 +12,12 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class SchedulerWelcome(_Message, frozen=True):
-    """Answer to ``DriverHello``.  ``capacity`` is the sum over all nodes."""
+    """Answer to the ``DriverHello`` of that ``number``.  ``capacity`` is the sum over all nodes."""
 
     cluster: str
     nodes: int
     capacity: Shape
+    number: int = 0
 
 
 class Refused(_Message, frozen=True):
@@ -60,7 +61,8 @@ class LeaseEnded(_Message, frozen=True):
     """A leased worker is gone, for whatever reason; also when it never came up.
 
     ``exit_code`` follows ``multiprocessing.Process.exitcode``: negative is a signal.  ``reason`` is the agent's
-    finding in words (``""`` when it was the driver's own wish), ``stderr_tail`` the last lines it wrote.
+    finding in words (``""`` when it was the driver's own wish), ``stderr_tail`` the last lines it wrote.  ``lost`` says
+    that nobody saw the worker end: its node, or the way there, is gone.
     """
 
     lease: str
@@ -71,6 +73,7 @@ class LeaseEnded(_Message, frozen=True):
     reason: str = ""
     stderr_tail: str = ""
     peak_rss_bytes: int = 0
+    lost: bool = False
 
 
 class DemandInfeasible(_Message, frozen=True):

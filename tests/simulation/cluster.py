@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from typing import Any
 
 from distpool.wire import scheduler_to_driver
+from tests.simulation.driver import SimulatedDriver, SimulatedTime
 from tests.simulation.network import Clock, Network
-from tests.simulation.parties import ScriptedDriver, SimulatedNode, SimulatedScheduler
+from tests.simulation.objects import Objects
+from tests.simulation.parties import SCHEDULER, SimulatedNode, SimulatedScheduler
+from tests.simulation.program import Program
+from tests.simulation.worker import SimulatedWorker
 
 #: Faults happen until then.
-_FAULTS_UNTIL_S = 30.0
+_FAULTS_UNTIL_S = 15.0
 #: By then everything must be done.
 _END_S = 400.0
 _MOST_EVENTS = 200_000
@@ -20,40 +25,76 @@ _MOST_EVENTS = 200_000
 class Cluster:
     """One run; everything follows from the seed."""
 
-    def __init__(self, seed: int, nodes: int = 3, cpus: int = 3, drivers: int = 3, faults: int = 12) -> None:
+    def __init__(self, seed: int, nodes: int = 3, cpus: int = 3, drivers: int = 3, faults: int = 10) -> None:
         self.clock = Clock(seed)
         self.random = self.clock.random
         self.network = Network(self.clock)
+        self.network.duplicates = self.random.choice([0.0, 0.0, 0.05])
+        self.objects = Objects()
         self._cpus = cpus
         self._schedulers = 1
+        self._incarnations = 0
+        #: driver -> what it computes
+        self.programs: dict[str, Program] = {}
         self.scheduler = SimulatedScheduler(self.clock, self.network, self._schedulers)
         self.nodes: dict[str, SimulatedNode] = {}
         for number in range(nodes):
             self._start_node(f"n{number}")
-        self.drivers: list[ScriptedDriver] = []
-        self.nested: list[ScriptedDriver] = []
-        #: (node, worker) incarnation -> driver that was granted it
+        self.drivers: list[SimulatedDriver] = []
+        self.nested: list[SimulatedDriver] = []
+        #: worker incarnation -> driver that was granted it
         self._owners: dict[str, str] = {}
         self.faults: list[str] = []
+        #: workers that ended, other than with their node, before they were set up
+        self.failed_starts = 0
+        self._events = 0
         for number in range(drivers):
-            tasks, slots = self.random.randint(1, 40), self.random.randint(1, 6)
-            start = self.random.uniform(0, 5)
-            self.clock.at(start, functools.partial(self._start_driver, f"d{number}", tasks, slots))
-        for _ in range(faults):
+            tasks = self.random.choice([self.random.randint(1, 20), self.random.randint(1, 30), 100])
+            program = Program(f"d{number}", self.random.getrandbits(32), tasks, self.random.randint(1, 6), 0)
+            self.programs[program.name] = program
+            self.clock.at(self.random.uniform(0, 3), functools.partial(self._start_driver, program))
+        #: Half of the faults strike at a moment, half at a step: much happens in few moments.
+        self._fault_steps = {self.random.randint(1, 2000) for _ in range(faults // 2)}
+        for _ in range(faults - len(self._fault_steps)):
             self.clock.at(self.random.uniform(0, _FAULTS_UNTIL_S), self._fault)
+        #: from when on there are no faults
+        self.calm_at = _FAULTS_UNTIL_S
         self.clock.at(_FAULTS_UNTIL_S, self.network.heal)
 
     def run(self) -> None:
         """Run to the end and check what must be true then."""
-        events = 0
+        collecting = gc.isenabled()
+        # Finalizers are part of what happens, so they must happen at the same step each time.
+        gc.disable()
+        gc.freeze()
+        try:
+            with SimulatedTime(self.clock):
+                self._run()
+        finally:
+            gc.unfreeze()
+            if collecting:
+                gc.enable()
+
+    def _run(self) -> None:
         while self.clock.now < _END_S and self.clock.step():
-            events += 1
-            assert events < _MOST_EVENTS, f"no end after {events} events at {self.clock.now:.3f} s"
-            if self.clock.now > _FAULTS_UNTIL_S + 30 and self._is_quiet():
+            self._events += 1
+            assert self._events < _MOST_EVENTS, f"no end after {self._events} events at {self.clock.now:.3f} s"
+            if self._events in self._fault_steps and self.clock.now < _FAULTS_UNTIL_S:
+                self._fault()
+            if self.clock.now > _FAULTS_UNTIL_S + 15 and not self._events % 64 and self._is_quiet():
                 break
-        stuck = [driver.name for driver in self.drivers if driver.alive and not driver.finished]
+        stuck = [driver.name for driver in self.drivers if driver.alive]
         assert not stuck, f"{stuck} did not finish; faults: {self.faults}"
         assert self._is_quiet(), f"left: {self._left()}; faults: {self.faults}"
+        self.scheduler.core.check_invariants()
+        for node in self.nodes.values():
+            if node.alive:
+                node.store.check()
+
+    @property
+    def events(self) -> int:
+        """How many there have been."""
+        return self._events
 
     def _is_quiet(self) -> bool:
         return not any(driver.alive for driver in self.drivers + self.nested) and not self._left()
@@ -64,47 +105,42 @@ class Cluster:
         left += [f"pool {name}" for name in book.pools]
         left += [f"driver {name}" for name in book.drivers]
         for node in self.nodes.values():
-            left += [f"worker {node.name}/{name}" for name in (*node.leased(), *node.stopping())]
+            if node.alive:
+                left += [f"worker {node.name}/{name}" for name in (*node.leased(), *node.stopping())]
+            else:
+                left += [f"lost node {node.name}"] if node.name in book.nodes else []
+        left += [f"object {name}" for name in self.objects.left()]
         return left
 
-    # -- what drivers ask of their surroundings -----------------------------------------------------------------
+    # -- what the parties ask of their surroundings -------------------------------------------------------------
 
-    def worker_runs(self, grant: scheduler_to_driver.LeaseGranted) -> bool:
-        """Whether the very process that was granted runs."""
-        node = self.nodes.get(grant.node)
-        if node is None or not node.alive or node.processes.get(grant.pid) != grant.worker[2:]:
-            return False
-        worker = node.core.workers.get(grant.worker[2:])
-        return worker is not None and worker.endpoint == grant.endpoint
+    def holds(self, driver: str, lease: str) -> bool:
+        """Whether a driver lives and believes to hold a lease."""
+        return any(party.name == driver and party.alive and party.holds(lease) for party in self.drivers + self.nested)
 
-    def check_exclusive(self, driver: ScriptedDriver, grant: scheduler_to_driver.LeaseGranted) -> None:
+    def check_exclusive(self, driver: SimulatedDriver, grant: scheduler_to_driver.LeaseGranted) -> None:
         """A worker process serves one driver in its life."""
-        incarnation = f"{id(self.nodes[grant.node])}/{grant.endpoint}"
-        owner = self._owners.setdefault(incarnation, driver.name)
-        assert owner == driver.name, f"{grant.endpoint} of {owner} was granted to {driver.name}"
+        owner = self._owners.setdefault(grant.worker, driver.name)
+        assert owner == driver.name, f"{grant.worker} of {owner} was granted to {driver.name}"
 
-    def add_nested(
-        self, name: str, parent: ScriptedDriver, grant: scheduler_to_driver.LeaseGranted, done: Callable[[], None]
-    ) -> None:
+    def add_nested(self, worker: SimulatedWorker, parent: str, lease: str, pool: str) -> SimulatedDriver:
         """A task submits nested work from its worker; the driver in there dies with the worker."""
-        nested = ScriptedDriver(self, name, self.random.randint(1, 3), parent.slots, parent, grant, done)
+        outer = self.programs[parent]
+        name = f"{parent}/{len(self.nested)}"
+        program = Program(name, self.random.getrandbits(32), 0, outer.slots, outer.depth + 1)
+        self.programs[name] = program
+        nested = SimulatedDriver(self, program, worker, lease, pool)
         self.nested.append(nested)
-        node = self.nodes[grant.node]
-
-        def on_death(worker: str) -> None:
-            if worker == grant.worker:
-                nested.kill()
-                node.on_death.remove(on_death)
-
-        node.on_death.append(on_death)
+        return nested
 
     # -- faults -------------------------------------------------------------------------------------------------
 
     def _start_node(self, name: str) -> None:
-        self.nodes[name] = SimulatedNode(self.clock, self.network, name, self._cpus)
+        self._incarnations += 1
+        self.nodes[name] = SimulatedNode(self, name, self._incarnations, self._cpus)
 
-    def _start_driver(self, name: str, tasks: int, slots: int) -> None:
-        self.drivers.append(ScriptedDriver(self, name, tasks, slots))
+    def _start_driver(self, program: Program) -> None:
+        self.drivers.append(SimulatedDriver(self, program))
 
     def _fault(self) -> None:
         kinds: list[tuple[str, int, Callable[[], Any]]] = [
@@ -113,25 +149,30 @@ class Cluster:
             ("driver", 1, self._kill_driver),
             ("scheduler", 1, self._restart_scheduler),
             ("cut", 3, self._cut),
+            ("reset", 2, self._reset),
+            ("link", 1, self._break_link),
         ]
         weights = [weight for _, weight, _ in kinds]
         [(kind, _, fault)] = self.random.choices(kinds, weights)
-        self.faults.append(f"{self.clock.now:.3f} {kind}: {fault()}")
+        self.faults.append(f"{self.clock.now:.6f} {kind}: {fault()}")
 
     def _kill_worker(self) -> str:
-        running = [(node, pid) for node in self.nodes.values() for pid in node.processes]
+        running = [worker for node in self.nodes.values() for worker in node.processes.values()]
         if not running:
             return "none"
-        node, pid = self.random.choice(running)
-        name = node.processes[pid]
-        node.kill_worker(pid, self.random.choice([-9, -11, 1, 0]))
-        return f"{node.name}/{name}"
+        worker = self.random.choice(running)
+        self.nodes[worker.site].kill_worker(worker.pid, self.random.choice([-9, -11, 1, 0]))
+        return f"{worker.site}/{worker.name}"
 
     def _kill_node(self) -> str:
         name = self.random.choice(sorted(self.nodes))
-        if self.nodes[name].alive:
-            self.nodes[name].kill()
-            self.clock.after(self.random.uniform(0.1, 12), lambda: self._start_node(name))
+        if not self.nodes[name].alive:
+            return "none"
+        self.nodes[name].kill()
+        others = [node for node in self.nodes.values() if node.alive]
+        if others and self.random.random() < 0.3:
+            return f"{name} for good"
+        self.clock.after(self.random.uniform(0.1, 12), lambda: self._start_node(name))
         return name
 
     def _kill_driver(self) -> str:
@@ -145,12 +186,33 @@ class Cluster:
     def _restart_scheduler(self) -> str:
         self.scheduler.kill()
         self._schedulers += 1
-        self.scheduler = SimulatedScheduler(self.clock, self.network, self._schedulers)
+        number = self._schedulers
+
+        def start() -> None:
+            if number == self._schedulers:
+                self.scheduler = SimulatedScheduler(self.clock, self.network, number)
+
+        self.clock.after(self.random.choice([0.0, 0.5, 8.0]), start)
         return f"k{self._schedulers}"
 
     def _cut(self) -> str:
-        parties = [*self.nodes, *(driver.name for driver in self.drivers)]
-        party = self.random.choice(sorted(parties))
+        sites = [SCHEDULER, *self.nodes, *(driver.name for driver in self.drivers)]
+        site = self.random.choice(sorted(sites))
         duration_s = self.random.choice([0.1, 2.0, 8.0])
-        self.network.cut(party, duration_s)
-        return f"{party} for {duration_s:g} s"
+        self.network.cut(site, duration_s)
+        return f"{site} for {duration_s:g} s"
+
+    def _break_link(self) -> str:
+        living = [driver for driver in (*self.drivers, *self.nested) if driver.alive]
+        return self.random.choice(living).lose_link() if living else "none"
+
+    def _reset(self) -> str:
+        """A connection to the scheduler breaks: what was under way is lost, and the other side says hello again."""
+        parties: list[Any] = [node for node in self.nodes.values() if node.alive]
+        parties += [driver for driver in (*self.drivers, *self.nested) if driver.alive]
+        if not parties:
+            return "none"
+        party = self.random.choice(parties)
+        self.network.reset(party.name, SCHEDULER)
+        self.clock.after(self.random.uniform(0.0, 0.5), party.reconnect)
+        return str(party.name)

@@ -1,0 +1,321 @@
+"""Planted bugs: each breaks one rule of one core, in a simulation only.  A check that trips over none is no check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+from distpool.driver import dependencies
+from distpool.driver.core import PoolCore
+from distpool.driver.dealing import Dealer
+from distpool.node.core import AgentCore
+from distpool.scheduler.book import Book
+from distpool.scheduler.desk import Desk
+from distpool.scheduler.drivers import DriverSide
+from distpool.scheduler.nodes import NodeSide
+from distpool.scheduler.state import LeaseState
+from distpool.store.core import StoreCore
+from distpool.store.lifetimes import Lifetimes
+from distpool.store.ownership import Ownership
+
+#: What replaces a method, made of the method.
+Make = Callable[[Any], Any]
+
+
+class Mutant:
+    """One planted bug.
+
+    :param name: what is wrong.
+    :param changes: the methods that are replaced: ``(owner, name, make)``.
+    :param first_seed: from where on it is looked for; for bugs that few runs meet.
+    """
+
+    def __init__(self, name: str, *changes: tuple[Any, str, Make], first_seed: int = 0) -> None:
+        self.name = name
+        self.first_seed = first_seed
+        self._changes = changes
+
+    def planted(self) -> ExitStack:
+        """A context in which the bug is there."""
+        stack = ExitStack()
+        for owner, method, make in self._changes:
+            stack.enter_context(mock.patch.object(owner, method, make(getattr(owner, method))))
+        return stack
+
+
+def _nothing(real: Any) -> Any:
+    """The method does nothing."""
+    return lambda *arguments, **keywords: None
+
+
+# -- the driver's core --------------------------------------------------------------------------------------------
+
+
+def _remember_lost(real: Any) -> Any:
+    def bury(self: Any, worker: Any, now: float, effects: Any) -> None:
+        known = {
+            attempt: task for attempt, task in getattr(self, "lost_attempts", {}).items() if not task.future.done()
+        }
+        self.lost_attempts = {**known, **worker.in_flight}
+        real(self, worker, now, effects)
+
+    return bury
+
+
+def _accept_late(real: Any) -> Any:
+    def on_results(self: Any, lease: str, results: Any, busy_s: float, now: float, effects: Any) -> None:
+        real(self, lease, results, busy_s, now, effects)
+        for result in list(effects.late):
+            task = getattr(self, "lost_attempts", {}).pop(result.attempt, None)
+            if task is not None and not task.future.done():
+                effects.late.remove(result)
+                effects.finished.append((task, result))
+
+    return on_results
+
+
+def _forget_lost(real: Any) -> Any:
+    def on_closed(self: Any, now: float, effects: Any) -> None:
+        self.lost_attempts = {}  # what the bug needs to remember must not be what gives it away
+        real(self, now, effects)
+
+    return on_closed
+
+
+def _match_by_worker(real: Any) -> Any:
+    def on_results(self: Any, lease: str, results: Any, busy_s: float, now: float, effects: Any) -> None:
+        worker = self.workers.get(lease)
+        if worker is not None:
+            for result, attempt in zip(results, list(worker.in_flight), strict=False):
+                result.attempt = attempt
+        real(self, lease, results, busy_s, now, effects)
+
+    return on_results
+
+
+def _charge(times: int) -> Make:
+    def make(real: Any) -> Any:
+        def charge(self: Any, group: Any, tasks: Any, exit: Any, effects: Any) -> None:
+            for task in tasks:
+                task.retries_left -= times - 1
+            real(self, group, tasks, exit, effects)
+
+        return charge
+
+    return make
+
+
+def _forget_retracted(real: Any) -> Any:
+    def on_retracted(self: Any, lease: str, attempts: Any, now: float, effects: Any) -> None:
+        worker = self.workers.get(lease)
+        for attempt in attempts:
+            if worker is not None and worker.in_flight.pop(attempt, None) is not None:
+                self.outstanding -= 1
+        real(self, lease, attempts, now, effects)
+
+    return on_retracted
+
+
+def _never_bury_by_time(real: Any) -> Any:
+    def on_ended(self: Any, lease: str, exit: Any, now: float, effects: Any) -> None:
+        real(self, lease, exit, now, effects)
+        self._deadlines.pop(("ended", lease), None)
+
+    return on_ended
+
+
+def _drop_late(real: Any) -> Any:
+    def on_results(self: Any, lease: str, results: Any, busy_s: float, now: float, effects: Any) -> None:
+        real(self, lease, results, busy_s, now, effects)
+        effects.late.clear()
+
+    return on_results
+
+
+def _no_grace_deadline(real: Any) -> Any:
+    def stop(self: Any, task: Any, failure: Any, now: float, effects: Any) -> None:
+        real(self, task, failure, now, effects)
+        for key in [key for key in self._deadlines if key[0] == "stopping"]:
+            del self._deadlines[key]
+
+    return stop
+
+
+def _let_go_too_early(real: Any) -> Any:
+    def stop(self: Any, task: Any, failure: Any, now: float, effects: Any) -> None:
+        real(self, task, failure, now, effects)
+        effects.let_go.append(task)
+
+    return stop
+
+
+def _demand_not_repeated(real: Any) -> Any:
+    return lambda self, now, effects: None
+
+
+def _one_too_few(real: Any) -> Any:
+    def init(self: Any, count: int, done: Any) -> None:
+        real(self, max(1, count - 1), done)
+
+    return init
+
+
+def _forget_idle(real: Any) -> Any:
+    def deal(self: Any, group: Any, now: float, effects: Any) -> None:
+        while group.ready and group.idle:
+            lease = next(reversed(group.idle))
+            if not self.give(group, group.idle[lease], now, effects):
+                group.idle.pop(lease, None)
+
+    return deal
+
+
+# -- the scheduler's core -----------------------------------------------------------------------------------------
+
+
+def _arm_only(kind: str) -> Make:
+    def make(real: Any) -> Any:
+        def arm(self: Any, kind_: str, name: str, heard_at: float) -> None:
+            if kind_ == kind:
+                real(self, kind_, name, heard_at)
+
+        return arm
+
+    return make
+
+
+def _renew_all_nodes(real: Any) -> Any:
+    def on_agent_said(self: Any, event: Any) -> None:
+        real(self, event)
+        for node in self._desk.book.nodes.values():
+            node.heard_at = self._desk.now
+
+    return on_agent_said
+
+
+def _renew_all_drivers(real: Any) -> Any:
+    def on_driver_said(self: Any, event: Any) -> None:
+        real(self, event)
+        for driver in self._desk.book.drivers.values():
+            driver.heard_at = self._desk.now
+
+    return on_driver_said
+
+
+def _unblocking_not_charged(real: Any) -> Any:
+    def set_state(self: Any, lease: Any, new: Any) -> None:
+        blocked = lease.state is LeaseState.BLOCKED
+        real(self, lease, new)
+        if blocked and new is LeaseState.ACTIVE:
+            self._charge(lease, -lease.shape.num_cpus)
+
+    return set_state
+
+
+def _ending_uncharges_twice(real: Any) -> Any:
+    def set_state(self: Any, lease: Any, new: Any) -> None:
+        stopping = lease.state is LeaseState.STOPPING
+        real(self, lease, new)
+        if stopping:
+            lease.node.used_cpus -= lease.shape.num_cpus
+
+    return set_state
+
+
+def _loss_not_told(real: Any) -> Any:
+    def lease_lost(self: Any, lease: Any, reason: str) -> None:
+        told, self.tell = self.tell, lambda *_: None
+        try:
+            real(self, lease, reason)
+        finally:
+            self.tell = told
+
+    return lease_lost
+
+
+def _adopt_anything(real: Any) -> Any:
+    """A worker whose driver was told that it ended is taken back."""
+
+    def reconcile(self: Any, node: Any, live: Any) -> None:
+        desk = self._desk
+        if desk.book.leases.get(live.lease) is None and desk.book.drivers.get(live.driver) is not None:
+            desk.ended_foreign.discard(live.lease)
+            desk.book.adopt(node, live, desk.book.drivers[live.driver])
+            return
+        real(self, node, live)
+
+    return reconcile
+
+
+# -- the agent's core, the stores ---------------------------------------------------------------------------------
+
+
+def _no_kill(real: Any) -> Any:
+    def stop(self: Any, worker: Any, grace_s: float, terminate: bool, finding: str = "") -> None:
+        real(self, worker, max(grace_s, 1e6), terminate, finding)
+
+    return stop
+
+
+def _hello_without_leases(real: Any) -> Any:
+    def say_hello(self: Any) -> None:
+        workers, self._workers = self._workers, {}
+        try:
+            real(self)
+        finally:
+            self._workers = workers
+
+    return say_hello
+
+
+def _memory_not_returned(real: Any) -> Any:
+    def on_left(self: Any, name: str) -> None:
+        client = self.clients.get(name)
+        real(self, name)
+        if client is not None:
+            self.allowed_bytes += client.allowed_bytes
+
+    return on_left
+
+
+def _holder_outlives_death(real: Any) -> Any:
+    return lambda self, holder: []
+
+
+MUTANTS = [
+    Mutant(
+        "a late result is accepted",
+        (PoolCore, "_bury", _remember_lost),
+        (PoolCore, "on_results", _accept_late),
+        (PoolCore, "on_closed", _forget_lost),
+    ),
+    Mutant("results are matched by worker and not by attempt", (PoolCore, "on_results", _match_by_worker)),
+    Mutant("a retry is counted twice", (PoolCore, "_charge", _charge(2))),
+    Mutant("a retry is not counted", (PoolCore, "_charge", _charge(0))),
+    Mutant("tasks that were given back are forgotten", (PoolCore, "on_retracted", _forget_retracted)),
+    Mutant("a dead worker's tasks wait for its last words for ever", (PoolCore, "on_ended", _never_bury_by_time)),
+    Mutant("the objects of a late result are forgotten", (PoolCore, "on_results", _drop_late), first_seed=90),
+    Mutant("a task that ignores its interrupt is never killed", (PoolCore, "_stop_task", _no_grace_deadline)),
+    Mutant("arguments go while a stopped task still has them", (PoolCore, "_stop_task", _let_go_too_early)),
+    Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
+    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle)),
+    Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),
+    Mutant("the lease of a silent driver never expires", (Desk, "arm", _arm_only("node"))),
+    Mutant("the leases of a silent node never expire", (Desk, "arm", _arm_only("driver"))),
+    Mutant("any node's heartbeat renews all nodes", (NodeSide, "on_agent_said", _renew_all_nodes)),
+    Mutant("any driver's heartbeat renews all drivers", (DriverSide, "on_driver_said", _renew_all_drivers)),
+    Mutant("a worker that goes on is not charged to its pool", (Book, "set_state", _unblocking_not_charged)),
+    Mutant("a stopped lease is given back twice", (Book, "set_state", _ending_uncharges_twice)),
+    Mutant("drivers do not hear of the loss of a node", (Desk, "lease_lost", _loss_not_told)),
+    Mutant("leases that their drivers gave up are adopted", (NodeSide, "_reconcile", _adopt_anything), first_seed=40),
+    Mutant("claims of lost leases are never settled", (Desk, "settle_doubt", _nothing)),
+    Mutant("workers may take their time to end", (AgentCore, "_stop", _no_kill)),
+    Mutant("an agent's hello leaves out its workers", (AgentCore, "_say_hello", _hello_without_leases)),
+    Mutant("a dead client keeps its memory", (StoreCore, "_on_left", _memory_not_returned)),
+    Mutant("a pin is forgotten", (Lifetimes, "pin", _nothing)),
+    Mutant("an unpin is forgotten", (Ownership, "unpin", _nothing)),
+    Mutant("the pins of the dead stay", (Lifetimes, "drop_holder", _holder_outlives_death)),
+    Mutant("results are not adopted", (Ownership, "adopt", lambda real: lambda self, locations: {})),
+]

@@ -1,0 +1,248 @@
+"""What the simulated drivers compute, and the model against which it is checked."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from distpool import errors
+from distpool.driver.future import DistFuture
+from distpool.driver.spec import PoolSpec
+from distpool.wire import driver_to_worker
+
+#: Of an attempt that its worker began, and what became of a task.
+Outcome = tuple[str, Any]
+_PRIME = (1 << 31) - 1
+
+
+@dataclass
+class Spec:
+    """One task: what it needs, what it does, and what is done to it."""
+
+    number: int
+    dependencies: tuple[int, ...] = ()
+    duration_s: float = 0.01
+    retries: int | None = None
+    timeout_s: float | None = None
+    num_cpus: float = 1.0
+    #: kills its worker in its first so many runs
+    deaths: int = 0
+    #: when it is told to end, it goes on
+    stubborn: bool = False
+    raises: bool = False
+    argument_bytes: int = 0
+    result_bytes: int = 0
+    #: how many tasks it submits and waits for
+    nested: int = 0
+    #: how long its worker goes on looking at its arguments afterwards
+    views_s: float = 0.0
+    submitted_s: float = 0.0
+    cancelled_s: float | None = None
+    killed_s: float | None = None
+
+
+@dataclass
+class Record:
+    """What is known of a task while the simulation runs."""
+
+    spec: Spec
+    future: DistFuture[Any] | None = None
+    attempts: set[int] = field(default_factory=set)
+    started: set[int] = field(default_factory=set)
+    sent_at: float = 0.0
+    settled: int = 0
+    settled_at: float = 0.0
+    deaths: int = 0
+    lost_input: bool = False
+    killed: bool = False
+    cancelled: bool = False
+
+
+class Program:
+    """The tasks of one driver, and the rules for what may become of them."""
+
+    def __init__(self, name: str, seed: int, tasks: int, slots: int, depth: int) -> None:
+        self.name = name
+        self.slots = slots
+        self.depth = depth
+        self._chance = chance = random.Random(seed)
+        self._spec = PoolSpec(
+            slots,
+            max_retries=chance.choice([1, 3, 3]),
+            max_tasks_per_child=chance.choice([None, None, None, 2]),
+            idle_timeout_s=chance.choice([None, None, 1.0]),
+        )
+        self._numbers: dict[int, int] = {}
+        self.records = [Record(self._draw(chance, number, tasks)) for number in range(tasks)]
+
+    def _draw(self, chance: random.Random, number: int, tasks: int) -> Spec:
+        spec = Spec(number)
+        roll = chance.random
+        spec.duration_s = chance.uniform(1e-5, 5e-4) if tasks > 60 or roll() < 0.4 else chance.uniform(0.01, 1.5)
+        if number and roll() < 0.3:
+            spec.dependencies = tuple(sorted(chance.sample(range(number), min(number, chance.randint(1, 2)))))
+        if roll() < 0.25:
+            spec.retries = chance.choice([0, 0, 1, 2])
+        if roll() < 0.05:
+            spec.deaths = chance.randint(1, 5)
+        if roll() < 0.06:
+            spec.timeout_s = 0.4
+            spec.duration_s = chance.choice([0.05, 0.4003, 3.0, 1e6])
+            spec.stubborn = roll() < 0.5
+        if self.slots >= 2 and roll() < 0.05:
+            spec.num_cpus = 2.0
+        spec.raises = roll() < 0.04
+        if roll() < 0.2:
+            spec.result_bytes = chance.randint(1 << 20, 40 << 20)
+        if roll() < 0.1:
+            spec.argument_bytes = 1 << 20
+        if self.depth < 2 and roll() < 0.12 and spec.timeout_s is None:
+            spec.nested = chance.randint(1, 3)
+        if roll() < 0.3:
+            spec.views_s = chance.uniform(0.0, 3.0)
+        if roll() < 0.5:
+            spec.submitted_s = chance.uniform(0.0, 3.0)
+        if roll() < 0.08:
+            spec.cancelled_s = spec.submitted_s + chance.choice([0.0, chance.uniform(0.0, 1.0)])
+        if roll() < 0.06:
+            spec.killed_s = spec.submitted_s + chance.uniform(0.0, 2.0)
+        return spec
+
+    @property
+    def settled(self) -> bool:
+        """Whether every task that was submitted has been resolved, and all were submitted."""
+        return all(record.settled for record in self.records)
+
+    def retries_of(self, record: Record) -> int:
+        """How often it may run again."""
+        return self._spec.max_retries if record.spec.retries is None else record.spec.retries
+
+    def pool_spec(self) -> PoolSpec:
+        """The pool in which it runs."""
+        return self._spec
+
+    def extend(self, tasks: int) -> list[int]:
+        """More tasks, which depend on none; returns their numbers."""
+        first = len(self.records)
+        for number in range(first, first + tasks):
+            record = Record(self._draw(self._chance, number, tasks))
+            record.spec.dependencies = ()
+            record.spec.submitted_s = 0.0
+            self.records.append(record)
+        return list(range(first, first + tasks))
+
+    def number_of(self, attempt: int) -> int:
+        """The task of an attempt."""
+        return self._numbers[attempt]
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def on_sent(self, task: driver_to_worker.Task, now: float) -> None:
+        attempt = task.attempt
+        number = self._numbers[attempt] = msgspec.msgpack.decode(task.payload)
+        record = self.records[number]
+        assert attempt not in record.attempts, f"{self._of(record)}: attempt {attempt} was used twice"
+        record.attempts.add(attempt)
+        record.sent_at = now
+
+    def on_started(self, number: int, attempt: int) -> int:
+        """A worker begins an attempt; returns how many it had begun before."""
+        record = self.records[number]
+        assert attempt not in record.started, f"{self._of(record)}: attempt {attempt} ran twice"
+        before = len(record.started)
+        record.started.add(attempt)
+        most = self.retries_of(record) + 1
+        assert len(record.started) <= most, f"{self._of(record)}: it runs {len(record.started)} times, {most} allowed"
+        for dependency in record.spec.dependencies:
+            assert self.records[dependency].settled, f"{self._of(record)}: it runs before task {dependency} is done"
+        return before
+
+    def on_settled(self, number: int, deaths: int, now: float) -> None:
+        record = self.records[number]
+        record.settled += 1
+        record.settled_at = now
+        record.deaths = deaths
+        assert record.settled == 1, f"{self._of(record)}: its future was resolved {record.settled} times"
+
+    # -- what must be true --------------------------------------------------------------------------------------
+
+    def value(self, number: int) -> int:
+        """What the task's result must be."""
+        spec = self.records[number].spec
+        return combine(number, [self.value(dependency) for dependency in spec.dependencies])
+
+    def check(self, failed_starts: int) -> None:
+        """Compare every future with what may have become of it.
+
+        :param failed_starts: how many workers ended before they were set up.
+        """
+        for record in self.records:
+            self.check_record(record, failed_starts)
+
+    def check_record(self, record: Record, failed_starts: int) -> None:
+        """As ``check``, for one."""
+        spec, future = record.spec, record.future
+        assert future is not None
+        assert record.settled == 1, f"{self._of(record)}: its future was resolved {record.settled} times"
+        kind, value = outcome(future)
+        told = f"{self._of(record)}: {kind} {value!r}"
+        if kind == "value":
+            assert value == self.value(spec.number), f"{told}, not {self.value(spec.number)}"
+            assert not spec.raises, f"{told}, though it raises"
+            late = spec.timeout_s is not None and spec.duration_s > spec.timeout_s
+            assert not late, f"{told}, though it takes longer than it may"
+            assert spec.deaths <= self.retries_of(record), f"{told}, though it kills its worker more often"
+        elif kind == "WorkerDiedError":
+            most = self.retries_of(record) + 1
+            if record.deaths:
+                assert record.deaths == most, f"{told}: after {record.deaths} deaths, not {most}"
+                assert len(record.attempts) >= most, f"{told}: after {len(record.attempts)} attempts, not {most}"
+            else:  # the pool is broken
+                assert failed_starts >= 3, f"{told}: after {failed_starts} failed starts"
+        elif kind == "cancelled":
+            assert record.cancelled or record.killed, f"{told}, and nobody wanted that"
+        elif kind == "TaskKilledError":
+            assert record.killed, f"{told}, and nobody wanted that"
+        elif kind == "TaskTimeoutError":
+            waited_s = record.settled_at - record.sent_at
+            assert spec.timeout_s is not None, told
+            assert waited_s >= spec.timeout_s - 1e-6, f"{told} after {waited_s:g} s"
+        elif kind == "DependencyError":
+            inputs = [self.records[dependency].future for dependency in spec.dependencies]
+            assert any(outcome(found)[0] != "value" for found in inputs if found is not None), told
+        elif kind == "ZeroDivisionError":
+            assert spec.raises, told
+        elif kind == "ConnectError":
+            assert self.depth, told  # the worker it lives in was given up
+        elif kind == "ObjectLostError":
+            assert record.lost_input or spec.result_bytes, told
+        else:
+            raise AssertionError(told)
+
+    def _of(self, record: Record) -> str:
+        return f"{self.name} task {record.spec.number}"
+
+
+def combine(number: int, values: list[int]) -> int:
+    """A task's result."""
+    total = number + 1
+    for value in values:
+        total = (total * 48271 + value) % _PRIME
+    return total
+
+
+def outcome(future: DistFuture[Any]) -> Outcome:
+    """What became of a settled future."""
+    try:
+        error = future.exception()
+    except CancelledError as cancelled:
+        error = cancelled
+    if error is None:
+        return "value", future.result()
+    if isinstance(error, CancelledError) and not isinstance(error, errors.DistpoolError):
+        return "cancelled", None
+    return type(error).__name__, error
