@@ -6,6 +6,7 @@ import contextlib
 import copy  # noqa: F401 - it tries to import a module of Jython's, for which the driver should not be asked
 import importlib.machinery
 import importlib.util
+import socket
 import sys
 import threading
 import types
@@ -25,11 +26,15 @@ class DriverFinder:
     """First on ``sys.meta_path``, so that it sees what the others find; asks the driver when they find nothing.
 
     :param user_modules: names of modules that count as the user's wherever they lie.
+    :param elsewhere: whether the driver's files are not here: the user's modules come from the driver, whatever is
+        called the same here.
     """
 
-    def __init__(self, loader: Loader, user_modules: Iterable[str]) -> None:
+    def __init__(self, loader: Loader, user_modules: Iterable[str], elsewhere: bool = False) -> None:
         self._loader = loader
         self._user_modules = frozenset(user_modules)
+        self._elsewhere = elsewhere
+        self._users_packages = {name.partition(".")[0] for name in self._user_modules} if elsewhere else set()
         self._refused: set[str] = set()
         self._thread = threading.local()
         #: Values that referred to modules which were still being imported; tried again when those are complete.
@@ -39,6 +44,10 @@ class DriverFinder:
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Part of the import protocol."""
+        if fullname.partition(".")[0] in self._users_packages:
+            spec = self._ask(fullname)
+            if spec is not None:
+                return spec
         for finder in list(sys.meta_path):
             find_spec = getattr(finder, "find_spec", None)
             if finder is self or find_spec is None:
@@ -138,6 +147,12 @@ class DriverFinder:
             return None
         if not answer.found:
             self._refused.add(name)
+            if answer.installed and self._elsewhere:
+                raise ModuleNotFoundError(
+                    f"No module named {name!r} on {socket.gethostname()}: the program has {answer.installed} installed "
+                    f"where it runs, and the Python of this node, {sys.prefix}, does not",
+                    name=name,
+                )
             return None
         source = None if not answer.source and not answer.filename else answer.source
         loader = _DriverLoader(self, name, source, answer.filename, answer.is_package)

@@ -300,10 +300,11 @@ _loader: Loader | None = None
 _former_main: Any = None
 
 
-def install(requester: Requester, setup: Setup, store: Any = None) -> Loader:
+def install(requester: Requester, setup: Setup, store: Any = None, *, elsewhere: bool = False) -> Loader:
     """Make this process a worker of the driver that ``setup`` describes.
 
     :param store: the worker's ``ObjectStore``, for definitions with large buffers.
+    :param elsewhere: whether the driver's files are not here.
     """
     global _loader, _former_main
     from distpool.code.finder import DriverFinder
@@ -316,7 +317,7 @@ def install(requester: Requester, setup: Setup, store: Any = None) -> Loader:
     loader.add_module(main)
     _loader = loader
     rebuild.set_source(loader)
-    sys.meta_path.insert(0, DriverFinder(loader, setup.user_modules))
+    sys.meta_path.insert(0, DriverFinder(loader, setup.user_modules, elsewhere))
     return loader
 
 

@@ -21,7 +21,7 @@ def module_source(message: FetchModule) -> ModuleSource:
     for its names one by one.
     """
     name = message.name
-    absent = ModuleSource(message.request, name, False)
+    absent = ModuleSource(message.request, name, False, installed=_installed(name))
     module = sys.modules.get(name)
     try:
         spec: Any
@@ -53,6 +53,21 @@ def module_source(message: FetchModule) -> ModuleSource:
     if source is None:
         return absent
     return ModuleSource(message.request, name, True, is_package, filename, source)
+
+
+def _installed(name: str) -> str:
+    """What this process has of an installed package, in words; empty: it is none."""
+    top = name.partition(".")[0]
+    module = sys.modules.get(top)
+    try:
+        spec = importlib.util.find_spec(top) if module is None else module.__spec__
+    except (ImportError, ValueError, AttributeError):
+        return ""
+    origin = None if spec is None else spec.origin
+    if not isinstance(origin, str) or is_user_file(origin):
+        return ""
+    version = getattr(module, "__version__", "")
+    return f"{top} {version}" if isinstance(version, str) and version else top
 
 
 def _read_source(loader: Any, name: str, filename: str) -> bytes | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from distpool.driver.elsewhere import GPU_VARIABLE, elsewhere
+from distpool.node.machine import process_space
 from distpool.wire.driver_to_worker import Setup
 from distpool.wire.scheduler_to_driver import LeaseGranted
 from distpool.worker.setup import LoggerState, LoggingState, ProgramState
@@ -31,9 +32,10 @@ class CapturedSetup:
 
     :param driver: the driver's routing id.
     :param initializer: the packed ``(initializer, initargs)``, or None.
+    :param remote: whether workers may be on other machines.
     """
 
-    def __init__(self, driver: str, spec: PoolSpec, initializer: Packed | None) -> None:
+    def __init__(self, driver: str, spec: PoolSpec, initializer: Packed | None, remote: bool = False) -> None:
         main = sys.modules.get("__main__")
         spec_of_main = getattr(main, "__spec__", None)
         file = getattr(main, "__file__", None)
@@ -42,6 +44,7 @@ class CapturedSetup:
         self._initializer = initializer
         self._environment = {**_environment(), **(spec.environment or {})}
         self._working_directory = _working_directory()
+        self._elsewhere: dict[str, Any] = elsewhere(self._environment, spec) if remote else {}
         self._sys_path = [path for path in sys.path if isinstance(path, str)]
         self._argv = [argument for argument in getattr(sys, "argv", []) if isinstance(argument, str)]
         self._main_name = str(getattr(spec_of_main, "name", None) or "")
@@ -76,12 +79,13 @@ class CapturedSetup:
             initializer_objects=value.objects if value is not None else (),
             state=self._state,
             max_tasks=spec.max_tasks_per_child or 0,
+            **self._elsewhere,
         )
 
     def _environment_for(self, grant: LeaseGranted) -> dict[str, str]:
         if grant.gpus is None:
             return self._environment
-        return {**self._environment, "CUDA_VISIBLE_DEVICES": grant.gpus}
+        return {**self._environment, GPU_VARIABLE: grant.gpus}
 
 
 def capture(session: Any, spec: PoolSpec, initializer: Packed | None) -> CapturedSetup:
@@ -90,11 +94,14 @@ def capture(session: Any, spec: PoolSpec, initializer: Packed | None) -> Capture
     :param session: the driver's session.
     :param initializer: the packed ``(initializer, initargs)``, or None.
     """
-    return CapturedSetup(session.routing_id.decode(), spec, initializer)
+    return CapturedSetup(session.routing_id.decode(), spec, initializer, session.remote)
 
 
-def replay_log_records(records: Sequence[bytes]) -> None:
-    """Give records of workers to this program's handlers, as if they had been logged here."""
+def replay_log_records(records: Sequence[bytes], label: str = "") -> None:
+    """Give records of workers to this program's handlers, as if they had been logged here.
+
+    :param label: node and process of the worker, which records then have as their attribute ``worker``.
+    """
     import logging
 
     for data in records:
@@ -102,6 +109,8 @@ def replay_log_records(records: Sequence[bytes]) -> None:
             record = logging.makeLogRecord(pickle.loads(data))
         except Exception:
             continue  # an extra attribute of a class that cannot be loaded here
+        if label:
+            record.worker = label
         logger = logging.getLogger(record.name)
         # Levels were applied where the record was made.
         logger.handle(record)
@@ -154,7 +163,7 @@ def _program_state(shared: Shared | None) -> ProgramState:
     context = sys.modules.get("multiprocessing.context")
     return ProgramState(
         pid=os.getpid(),
-        host=socket.gethostname(),
+        machine=process_space(),
         name=process.current_process().name if process is not None else "MainProcess",
         parentage=_parentage(shared),
         start_method=context._default_context.get_start_method(allow_none=True) if context is not None else None,

@@ -43,6 +43,7 @@ _TASK_MESSAGES = (
     worker_to_driver.SetupDone,
     worker_to_driver.SetupFailed,
 )
+_WRITTEN = (worker_to_driver.Output, worker_to_driver.LogRecords, worker_to_driver.Notice)
 _monotonic = time.monotonic
 
 
@@ -307,8 +308,8 @@ class Loop:
                 pool.on_message(lease, message, now, effects)
 
             settled += pool.handle(event, now)
-        elif isinstance(message, (worker_to_driver.Output, worker_to_driver.LogRecords)):
-            self._output.waiting.append(message)
+        elif isinstance(message, _WRITTEN):
+            self._output.take(message, pool.label_of(lease) if session.remote else "")
         else:
             self._do_later(lambda: self._serve_worker(peer, message))
 

@@ -161,6 +161,11 @@ class Session:
         if self.node is None:
             self.loop.start()
 
+    @property
+    def remote(self) -> bool:
+        """Whether workers may be on other machines."""
+        return self.questions is not None
+
     def _attach(self, endpoint: str) -> None:
         """Say hello to the scheduler; one on another machine must answer."""
         channel = self.channel

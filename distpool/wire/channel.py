@@ -69,6 +69,8 @@ class Channel:
         self.routing_id = routing_id
         self.link_events: deque[LinkEvent] = deque(maxlen=10_000)
         self._keys = keys
+        # Encryption copies anyway.
+        self._copy_below = _ZERO_COPY_BYTES if keys is None else FRAME_BYTES + 1
         self._links: LinkWatch | None = None
         self._listens_to_tcp = False
         self._lock = threading.Lock()
@@ -212,9 +214,9 @@ class Channel:
                 last = len(frames) - 1
                 for i in range(last):
                     frame = frames[i]
-                    socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK, copy=len(frame) < _ZERO_COPY_BYTES)
+                    socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK, copy=len(frame) < self._copy_below)
                 frame = frames[last]
-                socket.send(frame, zmq.NOBLOCK, copy=len(frame) < _ZERO_COPY_BYTES)
+                socket.send(frame, zmq.NOBLOCK, copy=len(frame) < self._copy_below)
             except zmq.ZMQError as error:
                 raise PeerUnreachable(peer) from error
             finally:

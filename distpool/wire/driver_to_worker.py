@@ -17,9 +17,13 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Setup(_Message, frozen=True):
     """First message to a leased worker: make the process look like the parent program, then run the initializer.
 
-    ``environment`` is the whole of the parent's ``os.environ``.  ``initializer`` is a pickle of
-    ``(function, args)`` or empty.  ``state`` is a pickle of what must be told in Python's own terms (warnings
-    filters, logging levels, ...), see ``distpool.driver.environment``.
+    ``environment`` is the whole of the parent's ``os.environ``.  ``initializer`` is a pickle of ``(function, args)`` or
+    empty.  ``state`` is a pickle of what must be told in Python's own terms (warnings filters, logging levels, ...),
+    see ``distpool.driver.environment``.
+
+    A worker that sees other files than the driver (``file_space`` differs, see ``distpool.node.machine``) has an import
+    path and packages of its own, and takes of the environment only the names in ``carried``; ``versions`` are those of
+    the packages that the driver has loaded.
     """
 
     driver: str
@@ -40,6 +44,10 @@ class Setup(_Message, frozen=True):
     initializer_objects: tuple[Location, ...]
     state: bytes
     max_tasks: int = 0
+    file_space: str = ""
+    carried: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    output_bytes_per_s: int = 0
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -118,7 +126,8 @@ class Definitions(_Message, frozen=True):
 
 
 class ModuleSource(_Message, frozen=True):
-    """Answer to ``FetchModule``: how to make a module that the worker cannot import, or ``found=False``."""
+    """Answer to ``FetchModule``: how to make a module that the worker cannot import, or ``found=False``; then
+    ``installed`` says what the driver has of it, if that is an installed package."""
 
     request: int
     name: str
@@ -126,6 +135,7 @@ class ModuleSource(_Message, frozen=True):
     is_package: bool = False
     filename: str = ""
     source: bytes = b""
+    installed: str = ""
 
 
 class ReleaseObjects(_Message, frozen=True):

@@ -91,6 +91,21 @@ class LogRecords(_Message, frozen=True):
     records: list[bytes]
 
 
+class Notice(_Message, frozen=True):
+    """Something about the node that the user should know; shown once, whichever worker says it."""
+
+    text: str
+
+
 Message = (
-    TasksDone | SetupDone | SetupFailed | Retracted | FetchDefinitions | FetchModule | Unpinned | Output | LogRecords
+    TasksDone
+    | SetupDone
+    | SetupFailed
+    | Retracted
+    | FetchDefinitions
+    | FetchModule
+    | Unpinned
+    | Output
+    | LogRecords
+    | Notice
 )

@@ -10,10 +10,12 @@ import codecs
 import io
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from distpool.wire.worker_to_driver import LogRecords, Output
+from distpool.worker.flood import Flood
 
 if TYPE_CHECKING:
     import logging
@@ -40,8 +42,13 @@ class Forwarder:
         #: Unfinished lines by stream and thread: ``print`` writes the text and the line's end separately.
         self._unfinished: dict[tuple[int, int], str] = {}
         self._forked = False
+        self._flood = Flood()
         #: Whether ``flush`` has something to do; read without the lock.
         self.pending = False
+
+    def limit(self, per_s: int) -> None:
+        """Let so many characters a second through; 0: all."""
+        self._flood = Flood(per_s)
 
     def write(self, stream: int, text: str) -> None:
         """Take text that was written to a stream."""
@@ -60,7 +67,9 @@ class Forwarder:
                 return
             if tail:
                 self._unfinished[key] = tail
-            self._add(stream, before + head + end)
+            admitted = self._flood.admit(before + head + end, time.monotonic())
+            if admitted:
+                self._add(stream, admitted)
 
     def write_record(self, record: bytes) -> None:
         """Take a pickled log record."""
@@ -94,6 +103,9 @@ class Forwarder:
                 for (stream, _), text in self._unfinished.items():
                     self._ready.append((stream, text))
                 self._unfinished.clear()
+                dropped = self._flood.tell()
+                if dropped:
+                    self._ready.append((_STDERR, dropped))
             ready, self._ready = self._ready, []
             self._ready_characters = 0
             self.pending = bool(self._unfinished)

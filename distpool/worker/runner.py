@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import socket
 import sys
 import threading
 import time
@@ -21,7 +22,16 @@ from distpool.errors import DistpoolError, SerializationError
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_agent import ModulesImported
-from distpool.wire.worker_to_driver import OK, RAISED, UNTRANSPORTABLE, Result, SetupDone, SetupFailed, TasksDone
+from distpool.wire.worker_to_driver import (
+    OK,
+    RAISED,
+    UNTRANSPORTABLE,
+    Notice,
+    Result,
+    SetupDone,
+    SetupFailed,
+    TasksDone,
+)
 from distpool.worker import context, failure, setup
 from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
@@ -71,6 +81,8 @@ class Runner:
         self._modules_at_start = frozenset(sys.modules)
         self._modules_count = len(self._modules_at_start)
         self._modules_told: set[str] = set()
+        #: Of the driver's packages, if the driver is on another machine.
+        self._versions: dict[str, str] = {}
         self._forwarder = Forwarder(mailbox.tell_driver, self._may_gather)
         codes = frozenset({Runner._run_batch.__code__, Runner._run_unusual.__code__})
         self._watch = Watch(mailbox, self, codes)
@@ -279,6 +291,8 @@ class Runner:
         self.running = _SETTING_UP
         try:
             setup.enter_program(message)
+            self._versions = dict(message.versions) if setup.is_elsewhere(message) else {}
+            self._forwarder.limit(message.output_bytes_per_s)
             self._store = ObjectStore(
                 Path(self._start.store_folder),
                 mailbox.channel.routing_id.decode(),
@@ -302,7 +316,7 @@ class Runner:
             )
             from distpool.code import loader
 
-            self._loader = loader.install(mailbox, message, self._store)
+            self._loader = loader.install(mailbox, message, self._store, elsewhere=setup.is_elsewhere(message))
             setup.adopt_state(message, self._forwarder)
             run_initializer(message, self._store)
         except BaseException as error:
@@ -361,8 +375,18 @@ class Runner:
         names = {_preloadable(name) for name in list(sys.modules) if name not in self._modules_at_start}
         new = {name for name in names - self._modules_told if _is_installed(name)}
         if new:
+            self._compare_versions(new)
             self._modules_told |= new
             self._mailbox.tell_agent(ModulesImported(tuple(sorted(new))))
+
+    def _compare_versions(self, names: set[str]) -> None:
+        """On another machine than the driver's, packages may be of other versions; once is enough to say so."""
+        for name in sorted({name.partition(".")[0] for name in names}):
+            theirs, ours = self._versions.pop(name, ""), getattr(sys.modules.get(name), "__version__", "")
+            if theirs and isinstance(ours, str) and ours and ours.split(".")[:2] != theirs.split(".")[:2]:
+                self._mailbox.tell_driver(
+                    Notice(f"{name} is {theirs} where the program runs, and {ours} on {socket.gethostname()}")
+                )
 
     def _may_gather(self) -> bool:
         return self.busy and not self._mailbox.watch_serves

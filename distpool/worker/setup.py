@@ -9,7 +9,6 @@ import importlib
 import os
 import pickle
 import signal
-import socket
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from distpool.node.machine import file_space, process_space
 from distpool.wire.driver_to_worker import Setup
 from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
 from distpool.worker.thread_budget import limit_threads
@@ -47,7 +47,7 @@ class LoggingState(msgspec.Struct, frozen=True):
 class ProgramState(msgspec.Struct, frozen=True):
     """What ``Setup.state`` holds: whatever of the driver's program is best said in Python's own terms.
 
-    :param pid: the driver's process id, on ``host``.
+    :param pid: the driver's process id, on ``machine`` (see ``distpool.node.machine.process_space``).
     :param name: the driver's name in ``multiprocessing``.
     :param parentage: a pickled ``distpool.sharing.Parentage``, or empty.
     :param start_method: the default of ``multiprocessing`` in the driver, if it was set.
@@ -57,7 +57,7 @@ class ProgramState(msgspec.Struct, frozen=True):
     """
 
     pid: int
-    host: str
+    machine: str
     name: str
     parentage: bytes = b""
     start_method: str | None = None
@@ -67,16 +67,27 @@ class ProgramState(msgspec.Struct, frozen=True):
     tty: tuple[bool, bool] = (False, False)
 
 
+def is_elsewhere(setup: Setup) -> bool:
+    """Whether the driver is on another machine, or in a container with other files."""
+    return bool(setup.file_space) and setup.file_space != file_space()
+
+
 def enter_program(setup: Setup) -> None:
     """What must be so before any code of the user's can be loaded."""
-    _replace_environment(setup.environment)
+    folder = setup.working_directory
+    if is_elsewhere(setup):
+        # Folders, packages and the shell's settings are this machine's; the user's modules come from the driver.
+        os.environ.update({name: setup.environment[name] for name in setup.carried if name in setup.environment})
+        folder = setup.environment.get("DISTPOOL_WORKING_DIRECTORY") or folder
+    else:
+        _replace_environment(setup.environment)
+        sys.path[:] = setup.sys_path
     limit_threads(setup.num_threads)
-    if setup.working_directory:
+    if folder:
         try:
-            os.chdir(setup.working_directory)
+            os.chdir(folder)
         except OSError:
             pass  # removed meanwhile, or not there on this node: then tasks start where the node does
-    sys.path[:] = setup.sys_path
     # The zygote may have looked into these folders before the user put modules there.
     importlib.invalidate_caches()
     sys.argv = list(setup.argv)
@@ -151,7 +162,7 @@ def _adopt_process(setup: Setup, state: ProgramState) -> None:
 
 def _sentinel(state: ProgramState) -> int:
     """A descriptor that becomes readable when the driver ends; never, if that cannot be watched from here."""
-    if state.host == socket.gethostname() and hasattr(os, "pidfd_open"):
+    if state.machine == process_space() and hasattr(os, "pidfd_open"):
         try:
             return os.pidfd_open(state.pid)
         except OSError:

@@ -70,7 +70,7 @@ class Driver:
     def capture(
         self, initializer: Callable[..., object] | None = None, initargs: Any = (), **spec: Any
     ) -> CapturedSetup:
-        session = SimpleNamespace(routing_id=b"d-test", endpoint="ipc://s")
+        session = SimpleNamespace(routing_id=b"d-test", remote=False)
         packed = self.store.pack((initializer, initargs)) if initializer is not None else None
         return capture(session, PoolSpec(2, process_name="TestWorker", **spec), packed)
 

@@ -1,0 +1,179 @@
+"""Hosts of their own on this machine: each has network, host name, shared memory and temporary files to itself.
+
+They are namespaces of the kernel, joined by a bridge that lives in a namespace as well: nothing of the machine's own
+network is touched, and everything goes when the processes that hold them end.  Needs root and ``ip`` from iproute2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+_TOOLS = ("ip", "unshare", "nsenter", "mount")
+
+
+def missing() -> str:
+    """Why there can be no hosts here; empty if there can."""
+    if os.geteuid() != 0:
+        return "hosts as namespaces need root"
+    absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    probe = subprocess.run(["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, text=True)
+    return "" if not probe.returncode else f"namespaces cannot be made: {probe.stderr.strip()}"
+
+
+class Host:
+    """One of them.
+
+    :ivar address: on the bridge.
+    """
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        setup = (
+            f"hostname {name} && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp && ip link set lo up "
+            "&& echo up && exec sleep infinity"
+        )
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--uts", "--propagation", "private", "sh", "-c", setup],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "up\n"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that holds the namespaces."""
+        return self._holder.pid
+
+    def command(self, *words: str) -> list[str]:
+        """What to run from outside to run ``words`` there."""
+        return ["nsenter", "-t", str(self.pid), "--net", "--mount", "--uts", *words]
+
+    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """Begin a command there."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HOME": "/tmp",
+            "TMPDIR": "/tmp",
+            "XDG_STATE_HOME": "/tmp/state",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **options.pop("env", {}),
+        }
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": "/", **options}
+        return subprocess.Popen(self.command(*words), env=environment, text=True, **options)
+
+    def run(self, *words: str, text: str = "", status: int | None = 0, **options: Any) -> str:
+        """Run a command there; returns what it printed, errors included unless they are asked for apart."""
+        options.setdefault("stderr", subprocess.STDOUT)
+        process = self.popen(*words, stdin=subprocess.PIPE, **options)
+        try:
+            output, _ = process.communicate(text, timeout=50)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            raise AssertionError(f"{words} on {self.name} did not end:\n{output}") from None
+        assert status is None or process.returncode == status, f"{words} on {self.name}: {process.returncode}\n{output}"
+        return output
+
+    def distpool(self, *words: str, **options: Any) -> str:
+        """Run the command line there."""
+        return self.run(sys.executable, "-m", "distpool", *words, **options)
+
+    def write(self, path: str, text: str) -> None:
+        """Make a file there."""
+        self.run("sh", "-c", f"umask 077; mkdir -p $(dirname {path}); cat > {path}", text=text)
+
+    def close(self) -> None:
+        """End it; processes that run there must have ended."""
+        self._holder.kill()
+        self._holder.communicate()
+
+
+class Lan:
+    """Hosts on one bridge: ``10.77.0.1``, ``10.77.0.2``, ..."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.bridge = Host("bridge", "")
+        self._ip(self.bridge, "link", "add", "lan", "type", "bridge")
+        self._ip(self.bridge, "link", "set", "lan", "up")
+        self.hosts = [Host(name, f"10.77.0.{number}") for number, name in enumerate(names, 1)]
+        for number, host in enumerate(self.hosts, 1):
+            port = f"port{number}"
+            self._ip(self.bridge, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
+            self._ip(self.bridge, "link", "set", port, "master", "lan", "up")
+            self._ip(host, "address", "add", f"{host.address}/24", "dev", "eth0")
+            self._ip(host, "link", "set", "eth0", "up")
+            self._ip(host, "route", "add", "default", "dev", "eth0")
+
+    def pull_plug(self, host: Host) -> None:
+        """Take a host's link down: what is sent to it and by it is lost without a word."""
+        self._ip(self.bridge, "link", "set", f"port{self.hosts.index(host) + 1}", "down")
+
+    def put_plug(self, host: Host) -> None:
+        """Take it up again."""
+        self._ip(self.bridge, "link", "set", f"port{self.hosts.index(host) + 1}", "up")
+
+    def refuse_calls(self, host: Host) -> str:
+        """Nobody can open a connection to ``host`` any more; it can call others.  Returns why that cannot be had."""
+        commands = (
+            ("tc", "qdisc", "add", "dev", "eth0", "ingress"),
+            # TCP with SYN and without ACK.
+            ("tc", "filter", "add", "dev", "eth0", "parent", "ffff:", "protocol", "ip", "u32", "match", "ip",
+             "protocol", "6", "0xff", "match", "u8", "0x02", "0x12", "at", "33", "action", "drop"),
+        )  # fmt: skip
+        for command in commands:
+            done = subprocess.run(host.command(*command), capture_output=True, text=True)
+            if done.returncode:
+                return f"{' '.join(command)}: {done.stderr.strip()}"
+        return ""
+
+    def close(self) -> None:
+        """End them all."""
+        for host in [*self.hosts, self.bridge]:
+            host.close()
+
+    @staticmethod
+    def _ip(host: Host, *words: str) -> None:
+        subprocess.run(host.command("ip", *words), check=True, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def cluster(*names: str, num_cpus: int = 2, further: tuple[str, ...] = ()) -> Iterator[tuple[Lan, str]]:
+    """Hosts of which the first is the head and the next have joined it, and the cluster's address.
+
+    :param further: hosts on the same bridge that are no nodes; they have the token in ``/tmp/cluster.token``.
+    """
+    lan = Lan([*names, *further])
+    started: list[Host] = []
+    try:
+        head = lan.hosts[0]
+        head.distpool("start", "--head", "--num-cpus", str(num_cpus), "--port", "47000")
+        started.append(head)
+        address = f"{head.address}:47000"
+        token = head.run("cat", f"/tmp/state/distpool/clusters/{address}.token")
+        for host in lan.hosts[1 : len(names)]:
+            # As a person would do it, in all three ways that there are.
+            if len(started) % 2:
+                host.distpool("start", "--join", "--token-file", "-", "--num-cpus", str(num_cpus), text=token)
+            else:
+                host.distpool("start", "--join", "--num-cpus", str(num_cpus), env={"DISTPOOL_TOKEN": token.strip()})
+            started.append(host)
+        for host in lan.hosts[len(names) :]:
+            host.write("/tmp/cluster.token", token)
+        yield lan, address
+    finally:
+        for host in reversed(started):
+            host.distpool("stop", status=None)
+        lan.close()

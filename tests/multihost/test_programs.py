@@ -1,0 +1,275 @@
+"""Whole programs, unchanged, on three hosts; the program itself runs on a fourth, which is no node, has the project's
+files alone, and takes no connections."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.multihost.hosts import Host, Lan, cluster, missing
+
+if missing():
+    pytest.skip(f"no hosts of their own: {missing()}", allow_module_level=True)
+
+# The nodes replace their spare workers between tests; at the end of the module all must be gone.
+pytestmark = [pytest.mark.watchdog(240), pytest.mark.leaks("processes", "descriptors")]
+
+_HELPER = """
+import socket
+seen = []
+def where(x):
+    return socket.gethostname(), x, len(seen)
+"""
+
+
+@pytest.fixture(scope="module")
+def lan() -> Iterator[Lan]:
+    with cluster("alpha", "beta", "gamma", further=("laptop",)) as (lan, _):
+        lan.hosts[3].write("/tmp/project/helper.py", _HELPER)
+        yield lan
+
+
+@pytest.fixture
+def laptop(lan: Lan) -> Host:
+    return lan.hosts[3]
+
+
+def run(host: Host, source: str, *, status: int = 0, **environment: str) -> str:
+    host.write("/tmp/project/program.py", source)
+    environment = {"DISTPOOL_ADDRESS": "/tmp/cluster.token", **environment}
+    return host.run(sys.executable, "/tmp/project/program.py", env=environment, status=status)
+
+
+def results(output: str) -> list[object]:
+    """What a program printed by itself, line by line."""
+    return [ast.literal_eval(line) for line in output.splitlines() if not re.match(r"\[\w+ \d+\] ", line)]
+
+
+def test_an_executor_uses_all_hosts_and_the_module_state_travels(laptop: Host) -> None:
+    program = """
+import distpool, helper
+from distpool import DistExecutor
+helper.seen.append("set by the program")
+
+def there(x):
+    import time
+    time.sleep(0.05)
+    return helper.where(x)
+
+if __name__ == "__main__":
+    print(distpool.cpu_count())
+    with DistExecutor() as executor:
+        found = list(executor.map(there, range(60)))
+    print(sorted({host for host, _, _ in found}))
+    print([[x for _, x, _ in found] == list(range(60)), *map(len, {(count,) for _, _, count in found}), found[0][2]])
+"""
+    assert results(run(laptop, program)) == [6, ["alpha", "beta", "gamma"], [True, 1, 1]]
+
+
+def test_a_pool_and_joblib_use_all_of_it(laptop: Host) -> None:
+    program = """
+import helper
+from distpool.multiprocessing import Pool, cpu_count
+import distpool.joblib
+from joblib import Parallel, delayed
+import numpy as np
+
+if __name__ == "__main__":
+    print(cpu_count())
+    with Pool() as pool:
+        print(len(pool._pool))
+        print(pool.map(abs, range(-5, 0)))
+        print(sorted({host for host, _, _ in pool.map(helper.where, range(200), chunksize=1)}))
+        large = np.arange(400_000.0)
+        print([float(x) for x in pool.map(np.sum, [large] * 3)] == [float(large.sum())] * 3)
+    print(len(Parallel(n_jobs=-1, backend="distpool")(delayed(helper.where)(i) for i in range(30))))
+"""
+    out = results(run(laptop, program))
+    assert out[:3] == [6, 6, [5, 4, 3, 2, 1]]
+    assert out[4:] == [True, 30]
+    assert set(out[3]) <= {"alpha", "beta", "gamma"}  # type: ignore[call-overload]
+
+
+def test_nothing_listens_where_the_program_runs(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+
+def listening():
+    with open("/proc/net/tcp") as four, open("/proc/net/tcp6") as six:
+        return [line.split()[1] for line in [*four, *six] if line.split()[3] == "0A"]
+
+if __name__ == "__main__":
+    with DistExecutor(2) as executor:
+        executor.submit(abs, 1).result()
+        print(listening())
+"""
+    assert results(run(laptop, program)) == [[]]
+
+
+def test_nested_work_and_large_values_cross_hosts(laptop: Host) -> None:
+    program = """
+import numpy as np
+import distpool
+from distpool import DistExecutor
+
+def inner(x):
+    return x + 1
+
+def outer(x):
+    with DistExecutor(2) as executor:
+        return sum(executor.map(inner, range(x)))
+
+def make(n):
+    return np.ones(n)
+
+if __name__ == "__main__":
+    with DistExecutor(3) as executor:
+        print(list(executor.map(outer, [1, 2, 3])))
+        made = executor.submit(make, 1_000_000)
+        print(float(executor.submit(np.sum, made).result()))
+        ref = distpool.put(np.arange(500_000))
+        print(int(executor.submit(np.max, ref).result()))
+        print(float(made.result()[0]))
+"""
+    assert results(run(laptop, program)) == [[1, 3, 6], 1000000.0, 499999, 1.0]
+
+
+def test_output_is_labelled_and_whole(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+import sys
+
+def talk(x):
+    print("begin", x, end=" ")
+    print("end", x)
+    print("no end", file=sys.stderr, end="")
+
+if __name__ == "__main__":
+    with DistExecutor(6) as executor:
+        list(executor.map(talk, range(12)))
+"""
+    lines = run(laptop, program).splitlines()
+    texts = sorted(line.partition("] ")[2] for line in lines)
+    assert texts == sorted([f"begin {x} end {x}" for x in range(12)] + ["no end"] * 12)
+    assert {line[1:].split()[0] for line in lines} <= {"alpha", "beta", "gamma"}
+
+
+def test_a_flood_is_limited_and_counted(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+LINES = 200_000
+
+def flood():
+    for number in range(LINES):
+        print("x" * 100)
+
+if __name__ == "__main__":
+    with DistExecutor(1) as executor:
+        executor.submit(flood).result()
+"""
+    lines = run(laptop, program).splitlines()
+    shown = sum("xxx" in line for line in lines)
+    dropped = sum(int(line.split("distpool: ")[1].split()[0]) for line in lines if "lines dropped" in line)
+    assert shown + dropped == 200_000
+
+
+def test_a_package_that_the_node_lacks_is_named_with_both_sides(laptop: Host) -> None:
+    laptop.write("/tmp/site-packages/onlyhere.py", "__version__ = '1.2'\ndef f():\n    return 1\n")
+    program = """
+import sys
+sys.path.append("/tmp/site-packages")
+import onlyhere
+from distpool import DistExecutor
+
+if __name__ == "__main__":
+    with DistExecutor(1) as executor:
+        try:
+            executor.submit(onlyhere.f).result()
+        except Exception as error:
+            print(repr(str(error)))
+"""
+    (message,) = results(run(laptop, program))
+    assert isinstance(message, str)
+    assert "No module named 'onlyhere' on " in message
+    assert "the program has onlyhere 1.2 installed" in message
+
+
+def test_the_environment_is_the_nodes_but_for_what_the_program_set_or_asks_for(laptop: Host) -> None:
+    program = """
+import os
+os.environ["SET_BY_PROGRAM"] = "1"
+from distpool import DistExecutor
+
+def look():
+    names = ("SET_BY_PROGRAM", "SET_BY_SHELL", "ASKED_FOR", "DISTPOOL_TOKEN")
+    return [os.environ.get(name) for name in names], os.getcwd()
+
+if __name__ == "__main__":
+    with DistExecutor(1) as executor:
+        print(executor.submit(look).result())
+"""
+    output = run(
+        laptop,
+        program,
+        SET_BY_SHELL="1",
+        ASKED_FOR="yes",
+        DISTPOOL_ENVIRONMENT="ASKED_FOR",
+        DISTPOOL_WORKING_DIRECTORY="/dev/shm",
+    )
+    assert results(output) == [(["1", None, "yes", None], "/dev/shm")]
+
+
+def test_all_is_given_back(lan: Lan, laptop: Host) -> None:
+    run(laptop, "from distpool import DistExecutor\nwith DistExecutor() as e:\n    print(e.submit(abs, -1).result())\n")
+    status = lan.hosts[0].distpool("status")
+    assert "0 of 6 CPUs in use" in status
+    assert "PROGRAM" not in status
+
+
+def test_a_key_of_another_cluster_opens_nothing(lan: Lan, laptop: Host) -> None:
+    from distpool.wire.security import Token, new_secret
+
+    laptop.write("/tmp/other.token", Token("10.77.0.1:47000", new_secret()).line())
+    output = laptop.distpool("start", "--join", "--token-file", "/tmp/other.token", status=1)
+    assert "another key" in output
+    log = lan.hosts[0].run("sh", "-c", "cat /tmp/state/distpool/logs/*")
+    assert log.count("did not authenticate") == 1
+
+
+def test_a_host_that_is_cut_off_costs_its_tasks_a_second_try(lan: Lan, laptop: Host) -> None:
+    """Last: it takes a host away."""
+    program = """
+import socket, sys, time
+from distpool import DistExecutor
+
+def where(x):
+    time.sleep(0.1)
+    return socket.gethostname()
+
+if __name__ == "__main__":
+    with DistExecutor() as executor:
+        print(sorted(set(executor.map(where, range(60)))), flush=True)
+        futures = [executor.submit(where, x) for x in range(100)]
+        sys.stdin.readline()
+        print(sorted({future.result() for future in futures} | {"alpha"}))
+"""
+    laptop.write("/tmp/project/program.py", program)
+    process = laptop.popen(
+        sys.executable, "/tmp/project/program.py", env={"DISTPOOL_ADDRESS": "/tmp/cluster.token"}, stdin=-1
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert ast.literal_eval(process.stdout.readline()) == ["alpha", "beta", "gamma"]
+    lan.pull_plug(lan.hosts[2])
+    try:
+        output, errors = process.communicate("\n", timeout=100)
+        assert process.returncode == 0, errors
+        assert set(ast.literal_eval(output)) <= {"alpha", "beta", "gamma"}
+        assert "2 nodes" in lan.hosts[0].distpool("status")
+    finally:
+        process.kill()
+        lan.put_plug(lan.hosts[2])
