@@ -32,6 +32,8 @@ def test_process_map(executor_class):
     assert results == [square(i) for i in range(50)]
 
 
-def test_lock_of_tqdm_as_initializer_argument(executor_class):
+def test_lock_of_tqdm_as_initializer_argument(executor_class, multiprocessing):
+    # As tqdm's documentation has it; its own default lock has one for threads in it, which only a fork can inherit.
+    tqdm.set_lock(multiprocessing.RLock())
     with executor_class(2, initializer=tqdm.set_lock, initargs=(tqdm.get_lock(),)) as executor:
         assert list(tqdm(executor.map(square, range(20)), total=20)) == [square(i) for i in range(20)]

@@ -142,11 +142,13 @@ def run_suite(
     jobs: int,
     timeout_s: float,
     retries: int = 0,
+    expected: Callable[[Record], bool] = lambda record: False,
 ) -> list[Record]:
     """Runs the chosen tests of ``suite``; ``report`` is called with each record, the number done and the total.
 
     :param choose: picks from the names of all tests.
     :param retries: how often a test that failed is run again before its failure counts.
+    :param expected: whether a failure is known, so that there is no use in another attempt.
     :raises SuiteBroken: when the suite cannot be loaded.
     """
     folder = Path(tempfile.mkdtemp(prefix="compat-"))
@@ -179,7 +181,7 @@ def run_suite(
                         caretaker.close()
                         caretaker = replacement()
                     record = answer._replace(attempts=attempt)
-                    if record.outcome not in (FAILED, HUNG):
+                    if record.outcome not in (FAILED, HUNG) or expected(record):
                         break
                 with lock:
                     records.append(record)

@@ -30,6 +30,7 @@ KINDS = {
     "better": "distpool does better than what the test asks for",
     "environment": "the test fails with the original, too, on this machine",
     "upstream": "the test itself is wrong or unreliable",
+    "runner": "the runner cannot do to this test what an edit of its imports would do",
 }
 _EITHER = "either"
 
@@ -112,6 +113,14 @@ def _entry(path: Path, raw: dict[str, Any]) -> Expectation:
     return entry
 
 
+def fitting(record: Record, expectations: Sequence[Expectation]) -> Expectation | None:
+    """The entry that excuses this failure; a hang is never excused by one that expects a failure, nor the reverse."""
+    for entry in expectations:
+        if entry.outcome in (record.outcome, _EITHER) and entry.covers(record.test):
+            return entry
+    return None
+
+
 def judge(records: Sequence[Record], expectations: Sequence[Expectation], complete: bool) -> Judgement:
     """:param complete: all tests of the suite ran, so that an entry without any test is a mistake."""
     judgement = Judgement([], [], [])
@@ -121,10 +130,9 @@ def judge(records: Sequence[Record], expectations: Sequence[Expectation], comple
         for entry in entries:
             used[entry] += 1
         if record.outcome in (FAILED, HUNG):
-            # A hang is never covered by an entry that expects a failure, except where both are known to happen.
-            fitting = [entry for entry in entries if entry.outcome in (record.outcome, _EITHER)]
-            if fitting:
-                judgement.expected.append((record, fitting[0]))
+            excuse = fitting(record, entries)
+            if excuse is not None:
+                judgement.expected.append((record, excuse))
             else:
                 judgement.unexpected.append(record)
         elif record.outcome == PASSED:

@@ -59,6 +59,8 @@ def _summary(results: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for result in sorted(results, key=_order):
+        if result["suite"] == better_suite.SUITE.name:
+            continue  # its failures with the original are the point, and shown test by test
         expected = sum(entry["expected"] for entry in result["exceptions"])
         counts = result["counts"]
         cells = [
@@ -86,7 +88,7 @@ def _exceptions(results: Sequence[dict[str, Any]]) -> str:
     """Grouped by reason: each reason once, with its tests."""
     tests: dict[tuple[str, str], dict[str, set[str]]] = {}
     for result in results:
-        if result["target"] == "stdlib":
+        if result["target"] in suites.BASELINES:
             continue
         for entry in result["exceptions"]:
             key = (entry["kind"], entry["reason"]) if entry["expected"] else ("", "")
@@ -114,7 +116,7 @@ def _short(test: str) -> str:
 def _skipped(results: Sequence[dict[str, Any]]) -> str:
     reasons: collections.Counter[str] = collections.Counter()
     for result in results:
-        if result["target"] != "stdlib":
+        if result["target"] not in suites.BASELINES:
             for reason, count in result["skipped"].items():
                 reasons[" ".join(reason.split())[:160]] = max(reasons[" ".join(reason.split())[:160]], count)
     if not reasons:

@@ -28,12 +28,15 @@ def write(
     suite: str,
     target: str,
     interpreter: Interpreter,
-    selection: str | None,
+    selection: str,
     records: Sequence[Record],
     judgement: Judgement,
     seconds: float,
 ) -> Path:
-    """Writes ``<suite>-<target>-<python>.json``; a run of a selection gets a name of its own."""
+    """Writes ``<suite>-<target>-<python>.json``; a run of a selection gets a name of its own.
+
+    :param selection: what was selected, in words; nothing for a complete run.
+    """
     reasons = {record.test: entry for record, entry in judgement.expected}
     exceptions = [
         {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 
-from compat_tests.suites.base import Suite, SuiteUnavailable
+from compat_tests.suites.base import BASELINES, Suite, SuiteUnavailable
 
 NAMES = ("concurrent_futures", "multiprocessing", "joblib", "sklearn", "libraries", "better")
 
-__all__ = ["NAMES", "Suite", "SuiteUnavailable", "load"]
+__all__ = ["BASELINES", "NAMES", "Suite", "SuiteUnavailable", "load"]
 
 
 def load(name: str) -> Suite:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compat_tests.runner.interpreter import Interpreter
     from compat_tests.runner.nursery import Nursery
 
@@ -17,6 +17,8 @@ class SuiteUnavailable(Exception):
 
 
 EXTRAS = "COMPAT_EXTRAS"
+#: Targets without distpool: what they do is compared with, and not judged.
+BASELINES = ("stdlib", "loky")
 
 
 def install_extras(interpreter: Interpreter, packages: Sequence[str], folder: Path) -> str:
@@ -24,6 +26,8 @@ def install_extras(interpreter: Interpreter, packages: Sequence[str], folder: Pa
 
     :raises SuiteUnavailable: when they cannot be installed.
     """
+    import subprocess
+
     done = folder / "installed"
     wanted = "\n".join(packages)
     if not done.exists() or done.read_text() != wanted:

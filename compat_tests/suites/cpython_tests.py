@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compat_tests.suites.base import SuiteUnavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compat_tests.runner.interpreter import Interpreter
 
 FOLDER = "COMPAT_CPYTHON_TESTS"
@@ -37,6 +36,9 @@ def _is_in(folder: Path, module: str) -> bool:
 
 
 def _fetch_debian_package(minor: str, cache: Path) -> None:
+    import shutil
+    import subprocess
+
     name = f"libpython{minor}-testsuite"
     missing = f"this Python does not ship the module, and Debian has no package {name} here"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compat_tests.suites.base import EXTRAS, SuiteUnavailable, install_extras
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compat_tests.runner.interpreter import Interpreter
     from compat_tests.runner.nursery import Nursery
 

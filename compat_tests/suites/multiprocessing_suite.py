@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from compat_tests.runner import translation
 from compat_tests.suites import cpython_tests
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compat_tests.runner.interpreter import Interpreter
     from compat_tests.runner.nursery import Nursery
 

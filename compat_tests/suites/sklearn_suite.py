@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compat_tests.suites.base import SuiteUnavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compat_tests.runner.interpreter import Interpreter
     from compat_tests.runner.nursery import Nursery
 

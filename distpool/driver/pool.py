@@ -72,7 +72,7 @@ class WorkerPool:
         self._store = session.store
         self._inbox: deque[Task] = deque()
         self._waiting: set[Task] = set()
-        self._workforce = Workforce(self, session)
+        self._workforce = Workforce(spec, session)
         self._ended = threading.Event()
         self._hungry = True
         self._closing = False
@@ -292,8 +292,14 @@ class WorkerPool:
     # -- workers ------------------------------------------------------------------------------------------------
 
     def processes(self) -> dict[int, WorkerProcess]:
-        """The live workers by process id; those that have been asked for are waited for."""
-        return self._workforce.processes(lambda: self._core.demanded if self.broken is None else 0)
+        """The live workers by process id; those that have been asked for are waited for.
+
+        One that leaves while the pool goes on (``max_tasks_per_child``) is none of them any more.
+        """
+        return self._workforce.processes(
+            lambda: self._core.demanded if self.broken is None else 0,
+            lambda: self.broken is None and not self._core.closing,
+        )
 
     def wait_for(self, future: DistFuture[Any], timeout: float | None) -> None:
         """Block until ``future`` is done.

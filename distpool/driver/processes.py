@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from distpool.wire import driver_to_scheduler
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import WorkerPool
+    from distpool.driver.session import Session
     from distpool.driver.state import Worker
 
 
@@ -20,20 +20,25 @@ class WorkerProcess:
     :ivar exitcode: None while it lives, then as in ``multiprocessing``.
     """
 
-    def __init__(self, pool: WorkerPool, worker: Worker, name: str, daemon: bool) -> None:
+    def __init__(self, session: Session, worker: Worker, name: str, daemon: bool) -> None:
         self.pid = worker.pid
         self.name = name
         self.daemon = daemon
         self.exitcode: int | None = None
         self._identity = (worker.ordinal,)
-        self._lease = worker.lease
-        self._session = pool._session
+        self._worker = worker
+        self._session = session
         self._ended = threading.Event()
 
     @property
     def ident(self) -> int:
         """The process id."""
         return self.pid
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its pool has told it to go."""
+        return self._worker.leaving
 
     def is_alive(self) -> bool:
         """Whether its end has not been reported yet."""
@@ -45,11 +50,11 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self._session.tell_scheduler(driver_to_scheduler.ReturnLease(self._lease, 5.0, True))
+        self._session.tell_scheduler(driver_to_scheduler.ReturnLease(self._worker.lease, 5.0, True))
 
     def kill(self) -> None:
         """SIGKILL."""
-        self._session.tell_scheduler(driver_to_scheduler.ReturnLease(self._lease, 0.0))
+        self._session.tell_scheduler(driver_to_scheduler.ReturnLease(self._worker.lease, 0.0))
 
     def note_exit(self, exit_code: int) -> None:
         """Its end was reported."""

@@ -6,7 +6,6 @@ Called under the session's lock, but for ``processes``.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures._base import RUNNING
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ from distpool.wire import codec, driver_to_worker, scheduler_to_driver
 from distpool.wire.channel import PeerUnreachable
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import WorkerPool
     from distpool.driver.session import Session
+    from distpool.driver.spec import PoolSpec
 
 #: How long ``processes`` waits for workers that have been asked for.
 _START_S = 10.0
@@ -32,8 +31,9 @@ class Workforce:
     :ivar changed: notified when a worker came, or when none will come any more.
     """
 
-    def __init__(self, pool: WorkerPool, session: Session) -> None:
-        self._pool = pool
+    def __init__(self, spec: PoolSpec, session: Session) -> None:
+        # Not the pool, which holds this: what programs lend to a pool must be free as soon as they let go of it.
+        self._spec = spec
         self._session = session
         self.changed = threading.Condition(session.lock)
         self._by_lease: dict[str, WorkerProcess] = {}
@@ -41,12 +41,19 @@ class Workforce:
         self._given_up: set[str] = set()
         self._functions_sent: dict[str, set[int]] = {}
 
-    def processes(self, wanted: Callable[[], int]) -> dict[int, WorkerProcess]:
-        """The live ones by process id, once there are as many as ``wanted()`` says (or a while has passed)."""
-        deadline = time.monotonic() + _START_S
+    def processes(self, wanted: Callable[[], int], going_on: Callable[[], bool]) -> dict[int, WorkerProcess]:
+        """The live ones by process id, once there are as many as ``wanted()`` says (or a while has passed).
+
+        :param going_on: whether the pool goes on, so that those that leave are not among its workers any more.
+        """
+
+        def present() -> dict[int, WorkerProcess]:
+            processes = self._by_lease.values()
+            return {process.pid: process for process in processes if not (process.leaving and going_on())}
+
         with self.changed:
-            self.changed.wait_for(lambda: len(self._by_lease) >= wanted(), deadline - time.monotonic())
-            return {process.pid: process for process in self._by_lease.values()}
+            self.changed.wait_for(lambda: len(present()) >= wanted(), _START_S)
+            return present()
 
     def leases(self) -> list[tuple[str, int]]:
         """Lease and process id of each."""
@@ -64,8 +71,8 @@ class Workforce:
         except OSError as error:
             self._session.cannot_reach(peer, f"{grant.endpoint}: {error}")
         self._session.send(peer, setup.for_worker(grant))
-        spec = self._pool.spec
-        process = WorkerProcess(self._pool, worker, f"{spec.process_name}-{grant.ordinal}", spec.daemon)
+        spec = self._spec
+        process = WorkerProcess(self._session, worker, f"{spec.process_name}-{grant.ordinal}", spec.daemon)
         self._by_lease[grant.lease] = process
         self._functions_sent[grant.lease] = set()
         self.changed.notify_all()

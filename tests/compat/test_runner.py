@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from compat_tests import __main__ as command
 from compat_tests import suites
-from compat_tests.runner import comparison, expectations, report, results
+from compat_tests.runner import comparison, engine, expectations, report, results
 from compat_tests.runner.interpreter import Interpreter
 from compat_tests.runner.verdict import FAILED, HUNG, PASSED, SKIPPED, Record
 from tests.compat import sample_suite
@@ -111,7 +113,8 @@ def test_retries(run: Any) -> None:
     again = run("needs_two_attempts", "--retries", "1")
     assert again.status == 0
     assert again.result["passed_on_retry"] == ["needs_two_attempts"]
-    assert run("fails", "--retries", "2").status == 1
+    assert "attempt 3 fails" in run("fails", "--retries", "2").output
+    assert "attempt" not in run("fails", "--retries", "2", exceptions=entry("fails")).output
 
 
 def test_all_of_it_two_at_a_time(run: Any) -> None:
@@ -122,9 +125,24 @@ def test_all_of_it_two_at_a_time(run: Any) -> None:
     assert all_of_it.result["counts"] == {PASSED: 1, FAILED: 6, HUNG: 2, SKIPPED: 1}
 
 
-def test_the_list_of_tests(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_tests(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["run", SUITE, "--list"]) == 0
     assert capsys.readouterr().out.split() == list(sample_suite.TESTS)
+    assert command.main(["run", SUITE, "--list", "-k", "is_*t", "-k", "skip"]) == 0
+    assert capsys.readouterr().out.split() == ["is_right", "skips"]
+
+
+def test_processes_below_a_test_are_patched_at_little_cost() -> None:
+    """Suites start thousands of interpreters, and each of them is patched."""
+    code = (
+        "import sys; print([name for name in ('subprocess', 'shutil', 'pathlib', 'unittest') if name in sys.modules])"
+    )
+    for suite in ("concurrent_futures", "multiprocessing", "joblib", "sklearn"):
+        environment = engine.environment_for(suite, "distpool", {"COMPAT_EXTRAS": ""})
+        program = [sys.executable, "-c", code]
+        run = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        bare = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert run.stdout == bare.stdout, suite
 
 
 class TestExceptions:
@@ -187,7 +205,7 @@ class TestReport:
         known = expectations.Expectation(("*listed",), (), (), FAILED, "private", "looks inside")
         judgement = expectations.judge(records, [known], complete=True)
         python = Interpreter(Path("python"), "3.11.7", tmp_path, {"joblib": "1.6"})
-        results.write(tmp_path, "joblib", "distpool", python, None, records, judgement, 1.0)
+        results.write(tmp_path, "joblib", "distpool", python, "", records, judgement, 1.0)
         page = report.render(results.read_all(tmp_path))
         assert "| joblib 1.6 | 3.11.7 | distpool | 1 | 1 | 1 | 1 | 1 | 4 |" in page
         assert "**looks inside** (the test inspects private parts" in page

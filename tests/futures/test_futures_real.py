@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,10 @@ from distpool.futures.process import BrokenProcessPool
 
 def fail():
     raise RuntimeError(123)  # the line to look for
+
+
+class Lent:
+    pass
 
 
 class Exiting:
@@ -106,6 +113,22 @@ def test_workers_are_replaced() -> None:
         assert len(executor._processes) == 1
     assert len(set(pids)) == 3
     assert pids[0] == pids[2] != pids[3] == pids[5]
+
+
+def test_what_is_lent_to_an_executor_is_free_when_the_executor_is_gone() -> None:
+    gc.collect()
+    gc.disable()  # reference cycles would keep it until some later collection
+    try:
+        lent = Lent()
+        executor = ProcessPoolExecutor(1, initializer=id, initargs=(lent,))
+        assert executor.submit(pow, 2, 3).result() == 8
+        executor.shutdown()
+        gone = threading.Event()
+        weakref.finalize(lent, gone.set)
+        del executor, lent
+        assert gone.wait(30)  # a thread of the driver may have to finish what it is doing
+    finally:
+        gc.enable()
 
 
 def test_a_value_that_exits_when_unpickled_is_an_error_of_its_call(executor: ProcessPoolExecutor) -> None:
