@@ -46,9 +46,10 @@ from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
-from distpool.errors import ObjectLostError, SerializationError
+from distpool.errors import SerializationError
 from distpool.store.handles import Packed, StoredPacked, StoredValue
 from distpool.store.ownership import Ended, Ownership
+from distpool.store.reading import Reader
 from distpool.store.references import value_of
 from distpool.store.room import Room
 from distpool.store.serialization import Serialized, deserialize, serialize
@@ -123,6 +124,7 @@ class ObjectStore:
         self._room = Room(self.folder, owner, self._lock, self, recycle_bytes)
         self._views = Views(self.folder, self._end_view_later, self._room.find_spilled)
         self._ownership = Ownership(owner, self._views.viewed)
+        self._reader = Reader(self._lock, self._room, self._views, self)
         self._writer = Writer(owner, node, self._lock, self._room, self._ownership, self)
         self._closed = False
         self._pid = os.getpid()
@@ -179,7 +181,8 @@ class ObjectStore:
         payload: bytes | memoryview = value.payload
         buffers: list[memoryview] = []
         if value.objects:
-            buffers = self._open([location for location in value.objects if location.size_bytes], readonly, owner)
+            wanted = [location for location in value.objects if location.size_bytes]
+            buffers = self._reader.open(wanted, readonly, owner)
             if not payload:
                 payload = buffers.pop()
         if not dependencies:
@@ -352,42 +355,6 @@ class ObjectStore:
         """Raise ValueError if it is not ``usable``."""
         if not self.usable:
             raise ValueError("the object store of this process is closed")
-
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    def _open(self, locations: Sequence[Location], readonly: bool, owner: object) -> list[memoryview]:
-        extents: dict[str, tuple[str, int, int]] = {}
-        for location in locations:
-            first, end = location.offset, location.offset + location.size_bytes
-            segment, known_first, known_end = extents.get(location.object_id, (location.segment, first, end))
-            extents[location.object_id] = segment, min(first, known_first), max(end, known_end)
-        try:
-            opened = self._open_objects(extents, owner)
-        except ObjectLostError:
-            # Without the lock, since it may take long.
-            fetched = [self._room.fetch(segment) for segment, _, _ in extents.values()]
-            if not any(fetched):
-                raise
-            opened = self._open_objects(extents, owner)
-        buffers = []
-        for location in locations:
-            first, memory = opened[location.object_id]
-            buffer = memory[location.offset - first : location.offset - first + location.size_bytes]
-            buffers.append(buffer.toreadonly() if readonly else buffer)
-        return buffers
-
-    def _open_objects(
-        self, extents: dict[str, tuple[str, int, int]], owner: object
-    ) -> dict[str, tuple[int, memoryview]]:
-        self.do_chores()
-        with self._lock:
-            opened = {
-                object_id: (first, self._views.open(object_id, segment, first, end, owner))
-                for object_id, (segment, first, end) in extents.items()
-            }
-        self._room.on_viewed(sum(end - first for _, first, end in extents.values()))
-        self.do_chores()
-        return opened
 
     # -- endings ------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ discarded (``munmap``, ``mremap``, ``MADV_DONTNEED``) fails that, whatever is at
   pages are pinned for RDMA or io_uring): a pin that is made *later* is a write, and is seen;
 * the first and the last page of a range that does not fill them: their other tenants would be seen, too.
 
-``soft-dirty`` bits, the older way, were rejected: asking is as fast, but clearing them walks all memory of the process
-(and stops its other threads), and many kernels, this one's developers' among them, are built without.
+``soft-dirty`` bits, the older way, were not tried: they can only be cleared for the whole process at once, which takes
+them from whoever else uses them, and kernels may be built without (``CONFIG_MEM_SOFT_DIRTY``), as that of the machine
+was on which this was measured.
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""Finds the pieces of a value where its locations say, maps what they lie in, and hands them out as buffers.
+
+Called by ``client``, which lends its lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from distpool.errors import ObjectLostError
+from distpool.store.room import Room
+from distpool.store.views import Views
+from distpool.wire.objects import Location
+
+
+class _Party(Protocol):
+    """The part of ``client.ObjectStore`` that is needed here."""
+
+    def do_chores(self) -> None: ...
+
+
+class Reader:
+    """See the module's description."""
+
+    def __init__(self, lock: threading.Lock, room: Room, views: Views, party: _Party) -> None:
+        self._lock = lock
+        self._room = room
+        self._views = views
+        self._party = party
+
+    def open(self, locations: Sequence[Location], readonly: bool, owner: object) -> list[memoryview]:
+        """A buffer for each location; an object of which several are parts is mapped once.
+
+        :param readonly: the buffers refuse writing.
+        :param owner: is kept alive as long as any view of the buffers.
+        :raises ObjectLostError: when an object is neither in memory nor where it was spilled to.
+        """
+        extents: dict[str, tuple[str, int, int]] = {}
+        for location in locations:
+            first, end = location.offset, location.offset + location.size_bytes
+            segment, known_first, known_end = extents.get(location.object_id, (location.segment, first, end))
+            extents[location.object_id] = segment, min(first, known_first), max(end, known_end)
+        try:
+            opened = self._map(extents, owner)
+        except ObjectLostError:
+            # Without the lock, since it may take long.
+            fetched = [self._room.fetch(segment) for segment, _, _ in extents.values()]
+            if not any(fetched):
+                raise
+            opened = self._map(extents, owner)
+        buffers = []
+        for location in locations:
+            first, memory = opened[location.object_id]
+            buffer = memory[location.offset - first : location.offset - first + location.size_bytes]
+            buffers.append(buffer.toreadonly() if readonly else buffer)
+        return buffers
+
+    def _map(self, extents: dict[str, tuple[str, int, int]], owner: object) -> dict[str, tuple[int, memoryview]]:
+        self._party.do_chores()
+        with self._lock:
+            opened = {
+                object_id: (first, self._views.open(object_id, segment, first, end, owner))
+                for object_id, (segment, first, end) in extents.items()
+            }
+        self._room.on_viewed(sum(end - first for _, first, end in extents.values()))
+        self._party.do_chores()
+        return opened
