@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distpool.references import put as put
     from distpool.references import wait as wait
     from distpool.store.references import ObjectRef as ObjectRef
+    from distpool.worker.context import gang as gang
 
 __all__ = [
     "ConnectError",
@@ -58,6 +59,7 @@ __all__ = [
     "WorkerDiedError",
     "__version__",
     "cpu_count",
+    "gang",
     "get",
     "init",
     "memory",
@@ -70,6 +72,7 @@ __all__ = [
 _HOMES = {
     "DistExecutor": "distpool.executor",
     "cpu_count": "distpool.driver.capacity",
+    "gang": "distpool.worker.context",
     "ObjectRef": "distpool.store.references",
     "get": "distpool.references",
     "memory": "distpool.memory",

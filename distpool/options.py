@@ -30,6 +30,7 @@ class TaskOptions(msgspec.Struct, frozen=True):
     :param resources: custom resources it needs, by name.
     :param memory_bytes: memory it needs, of what the node has.
     :param strategy: ``"spread"`` over the nodes, or ``"pack"`` on as few as possible.
+    :param gang: the call runs on so many workers at once, and its result is the list of theirs (see ``distpool.gang``).
     :param readonly: hand out stored arrays as read-only views.
     """
 
@@ -40,6 +41,7 @@ class TaskOptions(msgspec.Struct, frozen=True):
     resources: tuple[tuple[str, float], ...] | None = None
     memory_bytes: int | None = None
     strategy: str | None = None
+    gang: int | None = None
     readonly: bool | None = None
 
     @property
@@ -50,7 +52,9 @@ class TaskOptions(msgspec.Struct, frozen=True):
             self.num_gpus or 0.0,
             self.memory_bytes or 0,
             self.resources or (),
-            self.strategy == "pack",
+            # Workers that work together are near each other unless told otherwise.
+            self.strategy == "pack" or (self.gang is not None and self.strategy is None),
+            self.gang or 0,
         )
 
 
@@ -97,11 +101,13 @@ def _check(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"option resources must be a mapping of names to amounts, not {type(value).__name__}")
         return tuple(sorted((str(k), _number(f"resources[{k!r}]", v, minimum=0)) for k, v in value.items()))
-    if name in ("max_retries", "memory_bytes"):
+    if name in ("max_retries", "memory_bytes", "gang"):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"option {name} must be an integer, not {value!r}")
         if value < 0:
             raise ValueError(f"option {name} must not be negative, got {value}")
+        if name == "gang" and not value:
+            raise ValueError("option gang must be positive")
         return value
     if name == "strategy":
         if not isinstance(value, str):

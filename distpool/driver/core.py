@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from distpool.driver import gangs
 from distpool.driver.dealing import LEAVE_GRACE_S, Dealer
 from distpool.driver.state import Effects, Failure, FailureKind, Group, Worker, WorkerExit
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
-from distpool.wire.worker_to_driver import Result
+from distpool.wire.worker_to_driver import OK, Result
 
 #: Answers of a worker may still be under way when word of its death comes by another route.
 LAST_WORDS_S = 0.005
@@ -141,7 +142,8 @@ class PoolCore:
                 continue
             group = self._dealer.group(task.shape)
             if self._dealer.most_workers(task.shape) < 1:
-                reason = f"it needs {task.shape.num_cpus:g} CPUs, and its pool has {self._dealer.slots:g}"
+                cpus = task.shape.num_cpus * max(1, task.shape.gang)
+                reason = f"it needs {cpus:g} CPUs, and its pool has {self._dealer.slots:g}"
                 self._fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
                 continue
             group.ready.append(task)
@@ -199,7 +201,10 @@ class PoolCore:
             task = in_flight.pop(result.attempt, None)
             if task is not None:
                 finished.append((task, result))
-                effects.let_go.append(task)
+                if task.call is None:
+                    effects.let_go.append(task)
+                else:
+                    self._on_part_finished(task, result, now, effects)
             else:
                 effects.late.append(result)
                 self._let_go(worker, result.attempt, effects)
@@ -284,12 +289,14 @@ class PoolCore:
 
     def on_withdrawn(self, task: Task) -> None:
         """A task that has not been sent is cancelled; the shell settles its future."""
-        task.withdrawn = True
-        self.outstanding -= 1
+        for part in gangs.parts(task):
+            part.withdrawn = True
+            self.outstanding -= 1
 
     def on_killed(self, task: Task, now: float, effects: Effects) -> None:
         """A task is to end now, wherever it is."""
-        self._stop_task(task, Failure(FailureKind.KILLED), now, effects)
+        for part in gangs.parts(task):
+            self._stop_task(part, Failure(FailureKind.KILLED), now, effects)
         self._dismiss_when_done(effects)
 
     def on_closed(self, now: float, effects: Effects) -> None:
@@ -387,6 +394,8 @@ class PoolCore:
         tasks = list(worker.in_flight.values())
         worker.in_flight.clear()
         effects.let_go += worker.stopping.values()
+        if worker.gang:
+            tasks = self._break_up(group, worker, tasks, effects)
         if worker.leaving:
             # Its end was wanted; what it still held goes elsewhere, uncharged.
             self._dealer.requeue(group, tasks, effects)
@@ -416,6 +425,30 @@ class PoolCore:
                 task.alone = True
                 again.append(task)
         self._dealer.requeue(group, again, effects)
+
+    def _on_part_finished(self, task: Task, result: Result, now: float, effects: Effects) -> None:
+        """A worker of a gang answered.  When it raised, the others could wait for it forever."""
+        assert task.call is not None
+        task.call.finished.add(task.rank)
+        if result.status != OK:
+            for part in task.call.unfinished:
+                self._stop_task(part, Failure(FailureKind.KILLED), now, effects)
+
+    def _break_up(self, group: Group, worker: Worker, tasks: list[Task], effects: Effects) -> list[Task]:
+        tasks, others = gangs.break_up(group, worker, tasks)
+        for other in others:
+            if not other.leaving:
+                other.leaving = True
+                group.idle.pop(other.lease, None)
+                for kind in ("task", "idle"):
+                    self._deadlines.pop((kind, other.lease), None)
+                effects.give_back.append((other, TERMINATE_GRACE_S, True))
+        call = tasks[0].call if tasks else None
+        if call is not None:
+            # What has been answered is to be done again.
+            self.outstanding += len(call.finished)
+            call.finished.clear()
+        return tasks
 
     def _count_failed_start(self, exit: WorkerExit, effects: Effects) -> None:
         self._failed_starts += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
+from distpool.driver import gangs
 from distpool.driver.state import Effects, Group, Worker
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
@@ -64,7 +65,8 @@ class Dealer:
         return group
 
     def most_workers(self, shape: Shape) -> int:
-        return int(self.slots / shape.num_cpus + 1e-9) if shape.num_cpus > 0 else int(self.slots)
+        most = int(self.slots / shape.num_cpus + 1e-9) if shape.num_cpus > 0 else int(self.slots)
+        return most - most % max(1, shape.gang)
 
     def ask(self, group: Group, effects: Effects, shrink: bool = False) -> None:
         """Demand as many workers as there are tasks for, within the budget."""
@@ -76,7 +78,9 @@ class Dealer:
         else:
             staying = [worker for worker in group.workers.values() if not worker.leaving]
             busy = sum(1 for worker in staying if worker.in_flight or worker.stopping)
-            wanted = max(min(most, busy + len(group.ready)), len(staying))
+            wanted = busy + len(group.ready)
+            wanted += -wanted % max(1, group.shape.gang)
+            wanted = max(min(most, wanted), len(staying))
         if wanted > group.demand or (shrink and wanted < group.demand):
             group.demand = wanted
             effects.demand.append((group.shape, wanted))
@@ -90,6 +94,9 @@ class Dealer:
         return tuple(sorted(homes, key=homes.__getitem__, reverse=True)[:MOST_NEAR]) if homes else ()
 
     def deal(self, group: Group, now: float, effects: Effects) -> None:
+        if group.shape.gang:
+            self._deal_to_gangs(group, now, effects)
+            return
         while group.ready and group.idle:
             lease = self._idle_at(group, group.ready[0].home) or next(reversed(group.idle))
             # Nothing is given when nothing is left but tasks that were cancelled.
@@ -100,6 +107,8 @@ class Dealer:
 
     def give(self, group: Group, worker: Worker, now: float, effects: Effects) -> int:
         """Send a worker as many tasks as its window has room for; returns how many."""
+        if group.shape.gang:
+            return 0  # these are given to all workers of a gang at once
         if worker.leaving or worker.wanted or worker.exclusive or worker.stopping or worker.exit is not None:
             return 0
         in_flight = worker.in_flight
@@ -182,6 +191,8 @@ class Dealer:
         group.idle[worker.lease] = worker
         self.note_idle_worker(worker, now)
         self.watch_queues(group, now)
+        if group.shape.gang:
+            self._deal_to_gangs(group, now, effects)
 
     def note_idle_worker(self, worker: Worker, now: float) -> None:
         if self._idle_timeout_s is not None and not worker.in_flight:
@@ -250,6 +261,23 @@ class Dealer:
         self._deadlines.pop(("idle", worker.lease), None)
         effects.leave.append(worker)
         effects.give_back.append((worker, LEAVE_GRACE_S, False))
+        for other in gangs.others_of(group, worker) if worker.gang else ():
+            self.release(group, other, effects)
+
+    def _deal_to_gangs(self, group: Group, now: float, effects: Effects) -> None:
+        while (gang := gangs.idle_gang(group)) is not None and (call := gangs.next_call(group)) is not None:
+            for worker, task in zip(gang, call, strict=True):
+                task.message.attempt = self._next_attempt
+                self._next_attempt += 1
+                worker.in_flight[task.message.attempt] = task
+                worker.exclusive = True
+                worker.last_progress = now
+                worker.tasks_given += 1
+                del group.idle[worker.lease]
+                self._deadlines.pop(("idle", worker.lease), None)
+                if task.timeout_s is not None:
+                    self._deadlines[("task", worker.lease)] = now + task.timeout_s
+                effects.send.append((worker, [task]))
 
     @staticmethod
     def _idle_at(group: Group, node: str) -> str:

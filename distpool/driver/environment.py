@@ -80,6 +80,7 @@ class CapturedSetup:
             state=self._state,
             max_tasks=spec.max_tasks_per_child or 0,
             **self._elsewhere,
+            seat=grant.seat,
         )
 
     def _environment_for(self, grant: LeaseGranted) -> dict[str, str]:

@@ -57,6 +57,44 @@ class PackedOutcome:
             return None, failure
 
 
+class GangOutcome:
+    """The results of all workers of a gang, as one outcome: a list by rank.
+
+    :param outcomes: those of the workers.
+    :param store: opens and packs values.
+    """
+
+    __slots__ = ("_outcomes", "_packed", "_store")
+
+    raised = False
+
+    def __init__(self, outcomes: list[PackedOutcome], store: Any) -> None:
+        self._outcomes = outcomes
+        self._store = store
+        self._packed: Any = None
+
+    @property
+    def value(self) -> Value:
+        """The list in the form in which a task that depends on it gets it."""
+        if self._packed is None:
+            values, error = self.open()
+            if error is not None:
+                raise error
+            self._packed = self._store.pack(values)
+        value: Value = self._packed.value
+        return value
+
+    def open(self) -> tuple[Any, BaseException | None]:
+        """The list, or why one of its elements cannot be had."""
+        values = []
+        for outcome in self._outcomes:
+            value, error = outcome.open()
+            if error is not None:
+                return None, error
+            values.append(value)
+        return values, None
+
+
 def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) -> BaseException:
     """The exception for a task that the driver itself declared failed."""
     name = task.function.name

@@ -28,8 +28,9 @@ from distpool.driver.core import PoolCore
 from distpool.driver.dependencies import values_of, when_all_done
 from distpool.driver.functions import in_payload
 from distpool.driver.future import DistFuture
+from distpool.driver.gangs import GangCall, ranks_of
 from distpool.driver.interrupts import shield
-from distpool.driver.outcome import PackedOutcome, broken_error, exception_of
+from distpool.driver.outcome import GangOutcome, PackedOutcome, broken_error, exception_of
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.spec import PoolSpec
 from distpool.driver.state import Effects, Failure, FailureKind, WorkerExit
@@ -142,12 +143,17 @@ class WorkerPool:
             task.keep = packed
             task.home = home_of(value.objects)
         future._task = task
+        if options.gang is not None:
+            ranks_of(task, options.gang)
         session.announce_changed_definitions()
         if packed.dependencies:
             self._hold(task, packed.dependencies)
             return future
         inbox = self._inbox
-        inbox.append(task)
+        if task.call is None:
+            inbox.append(task)
+        else:
+            inbox.extend(task.call.tasks)
         if self._hungry:
             self._react(None)
         elif not len(inbox) % _GATHER:
@@ -162,7 +168,12 @@ class WorkerPool:
         options: TaskOptions = DEFAULT,
         flags: int = CHUNK,
     ) -> DistFuture[Any]:
-        """Run ``function(*arguments)`` for each tuple in ``chunk`` in one worker; the result is the list of results."""
+        """Run ``function(*arguments)`` for each tuple in ``chunk`` in one worker; the result is the list of results.
+
+        :raises ValueError: with the option ``gang``, which is about single calls.
+        """
+        if options.gang is not None:
+            raise ValueError("a call with the option gang runs by itself: submit it, or map with chunksize=1")
         return self.submit(function, (chunk,), _NO_KEYWORDS, options, flags)
 
     def withdraw(self, future: DistFuture[Any]) -> bool:
@@ -371,7 +382,7 @@ class WorkerPool:
             ended.reason,
             ended.stderr_tail,
             ended.peak_rss_bytes,
-            worker.node if worker is not None else "",
+            worker.host if worker is not None else "",
             ended.lost,
         )
         if self._workforce.dismiss(ended.lease, ended.exit_code):
@@ -384,7 +395,7 @@ class WorkerPool:
         worker = self._core.workers.get(lease)
         if worker is None or worker.exit is not None:
             return
-        reason = f"the worker on {worker.node} was given up: {reason}"
+        reason = f"the worker on {worker.host} was given up: {reason}"
         ended = scheduler_to_driver.LeaseEnded(lease, self.pool_id, worker.shape, worker.pid, -signal.SIGKILL, reason)
         self.on_ended(ended, now, effects)
         self._workforce.give_up(lease)
@@ -480,6 +491,8 @@ class WorkerPool:
             session.tell_scheduler(driver_to_scheduler.Demand(self.pool_id, shape, workers, near))
         for task in effects.requeued:
             task.future._state = PENDING
+            if task.call is not None:
+                task.call.outcomes.clear()
         for worker, tasks in effects.send:
             self._workforce.send(worker, tasks)
         for worker, attempts in effects.retract:
@@ -501,10 +514,30 @@ class WorkerPool:
         settled: Settled = []
         for task, result in effects.finished:
             stored = self._store.adopt(_value_of(result)) if result.objects else None
-            settled.append((task.future, PackedOutcome(result, stored, self._store), None))
+            outcome = PackedOutcome(result, stored, self._store)
+            if task.call is None:
+                settled.append((task.future, outcome, None))
+            else:
+                settled += self._gather(task, task.call, outcome)
         for task, failure in effects.failed:
+            if task.call is not None:
+                if task.call.settled:
+                    continue
+                task.call.settled = True
+                task.call.let_go()
             settled.append((task.future, None, exception_of(task, failure, self.spec.label, self.spec.strict)))
         return settled
+
+    def _gather(self, task: Task, call: GangCall, outcome: PackedOutcome) -> Settled:
+        """One of several workers answered: the call's future has the first exception, or all results."""
+        call.outcomes[task.rank] = outcome
+        if call.settled or not (outcome.raised or len(call.outcomes) == len(call.tasks)):
+            return []
+        call.settled = True
+        call.let_go()
+        if outcome.raised:
+            return [(task.future, outcome, None)]
+        return [(task.future, GangOutcome([call.outcomes[part.rank] for part in call.tasks], self._store), None)]
 
     # -- tasks that wait for other tasks ------------------------------------------------------------------------
 
@@ -528,11 +561,13 @@ class WorkerPool:
                 if task not in self._waiting:
                     return  # cancelled
                 self._waiting.discard(task)
-                task.message.dependencies = values
+                tasks = [task] if task.call is None else task.call.tasks
+                for part in tasks:
+                    part.message.dependencies = values
                 task.keep = (task.keep, kept)
                 arguments = (task.message.objects, *(value.objects for value in values))
                 task.home = home_of(itertools.chain.from_iterable(arguments))
-                self._inbox.append(task)
+                self._inbox.extend(tasks)
         self._react(None)
 
 

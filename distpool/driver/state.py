@@ -67,6 +67,10 @@ class Worker(msgspec.Struct, eq=False):
     retracting: bool = False
     last_progress: float = 0.0
     exit: WorkerExit | None = None
+    #: the name of its machine, for people
+    host: str = ""
+    gang: str = ""
+    rank: int = 0
 
 
 class Effects(msgspec.Struct, eq=False):

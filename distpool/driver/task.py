@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from distpool.wire import driver_to_worker
 from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
+
+if TYPE_CHECKING:
+    from distpool.driver.gangs import GangCall
 
 
 class Function(msgspec.Struct, eq=False):
@@ -31,6 +34,7 @@ class Task(msgspec.Struct, eq=False):
     opaque to the core.  ``keep`` owns the stored buffers of the arguments.  ``alone`` marks a task that must not share
     a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
     ``home`` is the node that holds most of its stored arguments (``""``: it has none, and runs anywhere as well).
+    ``call`` is that of which this is the part of ``rank``, if it runs on several workers at once.
     """
 
     future: Any
@@ -44,6 +48,8 @@ class Task(msgspec.Struct, eq=False):
     deaths: int = 0
     keep: Any = None
     home: str = ""
+    call: GangCall | None = None
+    rank: int = 0
 
 
 def home_of(locations: Iterable[Location]) -> str:

@@ -65,7 +65,10 @@ class Workforce:
         if grant.lease in self._by_lease:
             return None
         peer = grant.worker.encode()
-        worker = Worker(grant.lease, peer, grant.shape, grant.host or grant.node, grant.pid, grant.ordinal)
+        worker = Worker(grant.lease, peer, grant.shape, grant.node, grant.pid, grant.ordinal)
+        worker.host = grant.host or grant.node
+        if grant.seat is not None:
+            worker.gang, worker.rank = grant.seat.gang, grant.seat.rank
         try:
             self._session.channel.connect(grant.endpoint, peer, shortcut=True)
         except OSError as error:

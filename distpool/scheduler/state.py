@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from distpool.scheduler.capacity import Node
 from distpool.scheduler.fairness import FairQueue
-from distpool.wire.resources import Shape
-from distpool.wire.scheduler_to_driver import GangSeat
+from distpool.wire.resources import GangSeat, Shape
 
 
 class LeaseState(str, enum.Enum):

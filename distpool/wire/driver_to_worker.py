@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from distpool.wire.objects import Location
+from distpool.wire.resources import GangSeat
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -48,6 +49,7 @@ class Setup(_Message, frozen=True):
     carried: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     output_bytes_per_s: int = 0
+    seat: GangSeat | None = None
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):

@@ -30,6 +30,14 @@ class NodeOffer(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
+class GangSeat(msgspec.Struct, frozen=True, array_like=True):
+    """A worker's place in a gang: its rank, and the hosts of all workers by rank."""
+
+    gang: str
+    rank: int
+    hosts: tuple[str, ...]
+
+
 def words(shape: Shape) -> str:
     """An amount of resources in words."""
     parts = [_counted(shape.num_cpus, "CPU")]

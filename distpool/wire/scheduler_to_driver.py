@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distpool.wire.resources import Shape
+from distpool.wire.resources import GangSeat, Shape
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -24,14 +24,6 @@ class Refused(_Message, frozen=True):
     """The driver cannot take part (protocol or Python version differs, ...); ``reason`` is for people."""
 
     reason: str
-
-
-class GangSeat(msgspec.Struct, frozen=True, array_like=True):
-    """A worker's place in a gang: its rank, and the hosts of all workers by rank."""
-
-    gang: str
-    rank: int
-    hosts: tuple[str, ...]
 
 
 class LeaseGranted(_Message, frozen=True):

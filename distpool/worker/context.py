@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 
 import msgspec
+
+from distpool.wire.resources import GangSeat
 
 
 class WorkerContext(msgspec.Struct, frozen=True):
@@ -24,6 +27,7 @@ class WorkerContext(msgspec.Struct, frozen=True):
     :param scheduler_endpoint: where a driver in here attaches.
     :param process_index: the 1-based number of the worker within its pool.
     :param secret: the cluster's; empty on a private node.
+    :param seat: its place in its gang, if it is one of several that were granted together.
     """
 
     lease: str
@@ -33,9 +37,37 @@ class WorkerContext(msgspec.Struct, frozen=True):
     scheduler_endpoint: str
     process_index: int
     secret: bytes = b""
+    seat: GangSeat | None = None
 
     def __repr__(self) -> str:
         return f"<WorkerContext {self.lease} of pool {self.pool} on node {self.node}>"  # not the secret
+
+
+class Gang(msgspec.Struct, frozen=True):
+    """Where this process stands in a call that runs on several workers at once (option ``gang``).
+
+    :ivar rank: its number, from 0.
+    :ivar size: how many there are.
+    :ivar hosts: the host names of all of them, by rank.
+    """
+
+    rank: int
+    hosts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many workers run the call."""
+        return len(self.hosts)
+
+    @property
+    def local_rank(self) -> int:
+        """Its number among those on the same host, which have ranks that follow each other."""
+        return self.hosts[: self.rank].count(self.hosts[self.rank])
+
+    @property
+    def local_size(self) -> int:
+        """How many of them are on the same host."""
+        return self.hosts.count(self.hosts[self.rank])
 
 
 class _State:
@@ -53,6 +85,14 @@ _state = _State()
 def current() -> WorkerContext | None:
     """The worker that this process is, or None in any other process (also in one that a task forked)."""
     return _state.context if _state.pid == os.getpid() else None
+
+
+def gang() -> Gang:
+    """Where this process stands in the call that it runs: alone, outside of any call with the option ``gang``."""
+    context = current()
+    if context is None or context.seat is None:
+        return Gang(0, (socket.gethostname(),))
+    return Gang(context.seat.rank, context.seat.hosts)
 
 
 def install(context: WorkerContext, tell_agent: Callable[[bool], None]) -> None:

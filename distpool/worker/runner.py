@@ -311,6 +311,7 @@ class Runner:
                     self._start.scheduler_endpoint,
                     message.identity[-1] if message.identity else 0,
                     self._start.cluster.secret if self._start.cluster is not None else b"",
+                    seat=message.seat,
                 ),
                 lambda blocked: mailbox.tell_blocked(message.lease, blocked),
             )
