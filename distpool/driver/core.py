@@ -442,7 +442,8 @@ class PoolCore:
                 group.idle.pop(other.lease, None)
                 for kind in ("task", "idle"):
                     self._deadlines.pop((kind, other.lease), None)
-                effects.give_back.append((other, TERMINATE_GRACE_S, True))
+                if other.exit is None:
+                    effects.give_back.append((other, TERMINATE_GRACE_S, True))
         call = tasks[0].call if tasks else None
         if call is not None:
             # What has been answered is to be done again.

@@ -85,7 +85,7 @@ def next_call(group: Group) -> list[Task] | None:
 def break_up(group: Group, worker: Worker, tasks: list[Task]) -> tuple[list[Task], list[Worker]]:
     """A worker of a gang is gone, which held ``tasks``: what must run again of its call, which is all of it, and the
     rest of the gang, which must go as well."""
-    others = [other for other in others_of(group, worker) if other.exit is None]
+    others = others_of(group, worker)
     held = [*tasks, *(task for other in others for task in other.in_flight.values())]
     for other in others:
         other.in_flight.clear()
