@@ -51,6 +51,8 @@ class DistFuture(Future[T]):
     _exception: BaseException | None = None
     _packed: Any = None
     _task: Task | None = None
+    #: in a worker: the attempt that submitted it
+    _parent: int = 0
 
     def __init__(self, pool: WorkerPool) -> None:
         # Deliberately not the base's: see the module's description.

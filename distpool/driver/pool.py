@@ -130,6 +130,8 @@ class WorkerPool:
         value = packed.value
         message = driver_to_worker.Task(0, entry.number, value.payload, value.objects, (), flags)
         future: DistFuture[Any] = DistFuture(self)
+        if session.worker is not None:
+            future._parent = session.running_attempt()
         if options is DEFAULT:
             retries = self.spec.max_retries
             task = Task(future, message, entry, _DEFAULT_SHAPE, retries, None, retries == 0 and not self.spec.strict)
@@ -208,6 +210,14 @@ class WorkerPool:
             return False
         self._react(lambda now, effects: self._core.on_killed(task, now, effects))
         return True
+
+    def kill_nested(self, attempt: int) -> None:
+        """End what was submitted by that attempt of the worker that this process is."""
+        with self._lock:
+            tasks = [*self._inbox, *self._waiting, *self._core.unsettled()]
+        for task in tasks:
+            if task.future._parent == attempt:
+                task.future.kill()
 
     # -- endings ------------------------------------------------------------------------------------------------
 

@@ -157,6 +157,8 @@ class Session:
             raise
         if self._owns_store:
             install(self.store)
+        if self.worker is not None:
+            worker_context.when_interrupted(self.end_nested)
         self.loop = Loop(self)
         if self.node is None:
             self.loop.start()
@@ -285,6 +287,17 @@ class Session:
             self.channel.send(SCHEDULER, (codec.encode(message),))
         except PeerUnreachable:
             pass
+
+    def running_attempt(self) -> int:
+        """In a worker: the attempt that runs."""
+        from distpool.worker import context
+
+        return context.running_attempt()
+
+    def end_nested(self, attempt: int) -> None:
+        """In a worker: an attempt was interrupted; end what it submitted."""
+        for pool in list(self.pools.values()):
+            pool.kill_nested(attempt)
 
     def announce_changed_definitions(self) -> None:
         """Tell workers about names of ``__main__`` that were rebound since they got them."""

@@ -74,6 +74,9 @@ class _State:
     def __init__(self) -> None:
         self.context: WorkerContext | None = None
         self.tell_agent: Callable[[bool], None] | None = None
+        self.running: Callable[[], int] = lambda: 0
+        #: what is told of an attempt that was interrupted
+        self.end_nested: Callable[[int], None] = lambda attempt: None
         self.pid = 0
         self.lock = threading.Lock()
         self.blocked = 0
@@ -95,14 +98,31 @@ def gang() -> Gang:
     return Gang(context.seat.rank, context.seat.hosts)
 
 
-def install(context: WorkerContext, tell_agent: Callable[[bool], None]) -> None:
+def install(context: WorkerContext, tell_agent: Callable[[bool], None], running: Callable[[], int]) -> None:
     """Say which worker this process is (called once, at its set-up).
 
     :param tell_agent: sends ``WorkerBlocked`` (True) or ``WorkerUnblocked`` (False).
+    :param running: the attempt that runs, or a number that is none.
     """
     _state.context = context
     _state.tell_agent = tell_agent
+    _state.running = running
     _state.pid = os.getpid()
+
+
+def running_attempt() -> int:
+    """The attempt whose task runs in this worker."""
+    return _state.running() if _state.pid == os.getpid() else 0
+
+
+def when_interrupted(end_nested: Callable[[int], None]) -> None:
+    """Have ``end_nested(attempt)`` called when an attempt was interrupted: what it submitted is not wanted any more."""
+    _state.end_nested = end_nested
+
+
+def interrupted(attempt: int) -> None:
+    """An attempt was interrupted, and its task has ended."""
+    _state.end_nested(attempt)
 
 
 def enter_blocked() -> None:

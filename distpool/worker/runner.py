@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distpool.errors import DistpoolError, SerializationError
+from distpool.errors import DistpoolError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_agent import ModulesImported
@@ -240,6 +240,8 @@ class Runner:
         if self._forked:
             self._end_forked_child(error)
         status = RAISED
+        if isinstance(error, TaskInterrupted):
+            context.interrupted(attempt)
         if isinstance(error, RecursionError):
             self._keep_recursion_limit()
         # Loading runs code of the arguments' classes: one that exits would end the driver's program from ``result()``.
@@ -314,6 +316,7 @@ class Runner:
                     seat=message.seat,
                 ),
                 lambda blocked: mailbox.tell_blocked(message.lease, blocked),
+                lambda: self.running,
             )
             from distpool.code import loader
 

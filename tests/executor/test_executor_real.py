@@ -36,6 +36,13 @@ def fail_to_start():
     raise ValueError("not today")
 
 
+def wait_and_tell_of_the_end(gate: str) -> None:
+    try:
+        wait_at(gate)
+    finally:
+        Path(f"{gate}.ended").touch()
+
+
 def wait_at(gate):
     """Say that the task runs, and wait until the test opens the gate."""
     Path(f"{gate}.reached").write_text(str(os.getpid()))
@@ -249,6 +256,16 @@ def test_a_call_that_waits_for_nested_work_can_be_killed(gate: str) -> None:
             future.result()
         open_gate(gate)
         assert executor.submit(double, 2).result() == 4
+
+
+def test_the_nested_work_of_a_call_that_is_killed_ends_with_it(gate: str) -> None:
+    with DistExecutor(1) as executor:
+        future = executor.submit(lambda: executor.submit(wait_and_tell_of_the_end, gate).result())
+        while not os.path.exists(f"{gate}.reached"):
+            os.sched_yield()
+        assert future.kill()
+        while not os.path.exists(f"{gate}.ended"):
+            os.sched_yield()
 
 
 def test_what_has_not_started_is_cancelled(gate: str) -> None:

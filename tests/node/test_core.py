@@ -80,6 +80,16 @@ class Agent:
         return self.handle(TimePassed())
 
 
+def test_a_workers_own_word_may_come_before_that_of_its_fork() -> None:
+    agent = Agent()
+    agent.start()
+    assert agent.started() == [ToScheduler(WorkerReady("l", "w-l", "ipc://l", 7))]
+    assert agent.forked() == []
+    [gone] = agent.exited(7, -9)
+    assert isinstance(gone.message, WorkerExited)
+    assert gone.message.pid == 7
+
+
 def test_a_worker_from_start_to_end() -> None:
     agent = Agent()
     assert agent.start() == [ForkWorker("l", 0)]
