@@ -310,6 +310,10 @@ class ObjectStore:
         self.do_chores()
         return viewed
 
+    def orphaned_segments(self) -> list[str]:
+        """Segments of the dead in which objects are owned here (caller holds the lock)."""
+        return self._ownership.orphaned()
+
     def describe(self, request: int = 0) -> StoreContents:
         """What this process has to do with."""
         self.do_chores()

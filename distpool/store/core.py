@@ -8,7 +8,8 @@ out of their allowance without asking; only one that has none left asks, and wai
 in which they came.  While there is not enough:
 
 1. *reclaim*: all clients give back what they do not use, and report what they hold;
-2. *spill*: of the segments that nobody views, the least recently used go to disk, as many as are needed;
+2. *spill*: of the segments that nobody views, the least recently used go to disk, as many as are needed; the owners of
+   what dead clients left see to theirs;
 3. *wait*: tasks that end free memory, and that is all that is needed if producers are merely too fast.  Reclaiming is
    tried again every ``RECLAIM_EVERY_S``;
 4. *use disk*: when nothing has come free for ``PATIENCE_S``, or after ``LONGEST_WAIT_S`` in any case, the value is
@@ -242,6 +243,8 @@ class StoreCore:
             self._spilling.pop(event.segment, None)
             if event.ok:
                 self._last_progress = now
+                if not event.segment.startswith(f"{event.client}."):
+                    effects.append(MeasureOrphans())  # it was a dead client's, and charged to nobody
             else:
                 self._unspillable.add(event.segment)
         elif isinstance(event, ClientLeft):

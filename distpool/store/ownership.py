@@ -104,6 +104,10 @@ class Ownership:
         """Whether an object in this segment of another process' is owned here."""
         return segment in self._counts
 
+    def orphaned(self) -> list[str]:
+        """Segments of the dead in which objects are owned here."""
+        return [segment for segment in self._counts if maker_of(segment) in self._dead]
+
     def kind_of(self, object_id: str) -> str:
         """``own``, ``adopted`` or ``borrowed``; nothing when there is no handle or pin."""
         if object_id in self._lenders:

@@ -39,6 +39,9 @@ class _Client(Protocol):
     def drop_idle(self) -> list[str]:
         """Give up mappings that wait for their next use; returns the segments that are viewed."""
 
+    def orphaned_segments(self) -> list[str]:
+        """Segments of the dead in which objects are owned here (caller holds the lock)."""
+
     def describe(self, request: int) -> StoreContents: ...
 
 
@@ -315,12 +318,18 @@ class Room:
                 for segment in self.memory.used_segments()
                 if segment not in busy
             ]
+            # Nobody else can move what the dead have left; it has been there for longest.
+            facts += [SegmentFacts(name, _held_by(self._folder / name), 0.0) for name in self._orphaned()]
         return surplus, StoreReport(round, facts, viewed)
 
     def on_spill(self, name: str) -> tuple[int, str]:
         """See ``link.Party``."""
         with self._lock:
             segment = next((segment for segment in self.memory.used_segments() if segment.name == name), None)
+            orphaned = segment is None and name in self._orphaned()
+        if orphaned:
+            return 0, self._spill_orphan(name)
+        with self._lock:
             if segment is None or self._is_busy(segment) or self._spill is None:
                 return 0, ""
             slots = self.memory.withdraw(segment) or []
@@ -343,6 +352,22 @@ class Room:
             self._spill.remove(name)
         crashpoints.reach("store.moved")
         return moved, ""
+
+    def _orphaned(self) -> list[str]:
+        return [name for name in self._client.orphaned_segments() if (self._folder / name).exists()]
+
+    def _spill_orphan(self, name: str) -> str:
+        """Move the segment of a dead maker to disk; returns why that failed."""
+        assert self._spill is not None
+        try:
+            self._spill.store_file(self._folder / name)
+        except OSError as error:
+            return str(error)
+        with self._lock:
+            (self._folder / name).unlink(missing_ok=True)
+            if name not in self._client.orphaned_segments():
+                self._spill.remove(name)  # its last owner let go of it meanwhile
+        return ""
 
     def describe(self, request: int) -> StoreContents:
         """See ``link.Party``."""
@@ -413,3 +438,11 @@ class Room:
 
 def _backed(segment: Segment) -> int:
     return sum(slot.backed_bytes for slot in segment.slots)
+
+
+def _held_by(path: Path) -> int:
+    """Memory that a file takes."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

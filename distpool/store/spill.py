@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,6 @@ class SpillFolder:
         :raises OSError: when that is not possible; nothing is left behind.
         """
         self.prepare()
-        path = self.folder / name
         temporary = self._temporary()
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -99,14 +99,28 @@ class SpillFolder:
             raise
         os.close(fd)
         crashpoints.reach("store.spilling")
+        self._put_in_place(temporary, name)
+        return self.folder / name
+
+    def store_file(self, path: Path) -> None:
+        """Write the segment that is the file at ``path``, whose maker is dead (errors as for ``store``)."""
+        self.prepare()
+        temporary = self._temporary()
+        try:
+            shutil.copyfile(path, temporary, follow_symlinks=False)
+            os.chmod(temporary, 0o600)
+            self._put_in_place(temporary, path.name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _put_in_place(self, temporary: Path, name: str) -> None:
         if self.uri:
             try:
                 self._upload(temporary, name)
             finally:
                 temporary.unlink(missing_ok=True)
         else:
-            os.replace(temporary, path)
-        return path
+            os.replace(temporary, self.folder / name)
 
     def find(self, name: str) -> Path | None:
         """The local file of a spilled segment, or None."""

@@ -260,6 +260,27 @@ def test_dead_makers_spilled_segments_go_with_their_last_owner(node):
     assert not [name for name in os.listdir(here.spill) if name.startswith("w-1")]
 
 
+def test_what_the_dead_left_is_moved_to_disk(node):
+    here = node(20 * MB)
+    driver, worker = here.store("d-1"), here.store("w-1")
+    stored = [driver.adopt(worker.pack(array(i)).hand_over()) for i in range(4)]
+    here.settle()
+    worker._room._link.close()
+    here.do(lambda: here.service.on_worker_exited("w-1"))
+    driver.process_died("w-1")
+    assert here.service._core.orphaned_bytes >= 16 * MB
+    kept = [driver.pack(array(10 + i)) for i in range(4)]
+    assert here.used_bytes() <= 20 * MB
+    assert {location.segment for packed in kept for location in packed.value.objects} <= {*os.listdir(here.folder)}
+    assert [name for name in os.listdir(here.spill) if name.startswith("w-1.")]
+    for i, value in enumerate(stored):
+        assert (driver.unpack(value.value, owner=value) == array(i)).all()
+    stored.clear()
+    del value
+    driver.do_chores()
+    assert not [name for name in [*os.listdir(here.spill), *os.listdir(here.folder)] if name.startswith("w-1.")]
+
+
 def test_the_spill_folder_is_removed_by_somebody(node):
     here = node(12 * MB)
     store = here.store("d-1")
