@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import os
 import signal
 import subprocess
@@ -34,6 +35,10 @@ def get_state():
 
 def fail_to_start():
     raise ValueError("not today")
+
+
+def crash():
+    ctypes.string_at(0)
 
 
 def wait_and_tell_of_the_end(gate: str) -> None:
@@ -266,6 +271,22 @@ def test_the_nested_work_of_a_call_that_is_killed_ends_with_it(gate: str) -> Non
         assert future.kill()
         while not os.path.exists(f"{gate}.ended"):
             os.sched_yield()
+
+
+def test_the_error_of_a_crash_says_all_that_is_known() -> None:
+    with DistExecutor(1) as executor:
+        [process] = executor.submit(double, 1).result() and executor._processes.values()
+        with pytest.raises(distpool.WorkerDiedError) as died:
+            executor.with_options(max_retries=0).submit(crash).result()
+    told = str(died.value)
+    assert "task " in told
+    assert "crash was tried once" in told
+    assert f"process {process.pid} on node " in told
+    assert "SIGSEGV" in told
+    assert "segmentation fault in native code" in told
+    assert "peak memory" in told
+    # The stack of the Python code, as faulthandler wrote it to the worker's standard error.
+    assert " in crash\n" in told
 
 
 def test_what_has_not_started_is_cancelled(gate: str) -> None:
