@@ -105,6 +105,10 @@ class Loop:
         if self._leader and self._leader != threading.get_ident():
             self._leader_bell.ring()
 
+    def notice(self, text: str) -> None:
+        """Have a line shown on standard error, once."""
+        self._output.take(worker_to_driver.Notice(text), "")
+
     def note_deadline(self, deadline: float | None) -> None:
         """A pool has a new deadline: make sure that the thread does not sleep past it."""
         if deadline is not None and deadline < self._sleeps_until and not self.is_current():

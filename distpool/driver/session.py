@@ -33,7 +33,7 @@ from distpool.node.machine import cpu_count, process_space
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.driver_to_worker import ReleaseObjects
-from distpool.wire.links import CallerRefused, LinkDown, LinkFailed, LinkUp
+from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkFailed, LinkUp
 from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ SCHEDULER = b"s"
 _LINGER_S = 1.0
 #: For how long a worker may be out of reach from the start, until it is given up.
 _UNREACHABLE_S = 15.0
+#: After so many seconds without the scheduler a line says so; after so many nothing waits for it any more.
+_SCHEDULER_NOTICE_S = 10.0
+SCHEDULER_LOST_S = 600.0
 #: How long ``cpu_count`` waits for news of the cluster before it takes what was known.
 _STATUS_S = 5.0
 
@@ -143,6 +146,7 @@ class Session:
         self._attending = threading.Lock()
         self._abandoned: deque[WorkerPool] = deque()
         self._releases: deque[tuple[str, list[str]]] = deque()
+        self._scheduler_lost_at: float | None = None
         self._unreachable_since: dict[bytes, float] = {}
         self._closed = False
         self.welcome: scheduler_to_driver.SchedulerWelcome | None = None
@@ -447,9 +451,7 @@ class Session:
                 continue
             with self.lock:
                 if event.peer == SCHEDULER:
-                    if isinstance(event, LinkUp):
-                        # What was under way was lost; the scheduler says what became of the leases.
-                        self.introduce_again(settled)
+                    self._on_scheduler_link(event, settled)
                     continue
                 if isinstance(event, LinkUp):
                     self._unreachable_since.pop(event.peer, None)
@@ -461,6 +463,24 @@ class Session:
                         self._give_up_worker(event.peer, f"it cannot be reached from here: {event.reason}", settled)
         if settled:
             self.settle(settled)
+
+    def _on_scheduler_link(self, event: LinkEvent, settled: Settled) -> None:
+        """News of the connection to the scheduler (caller holds the lock).  While it is down, news comes with each
+        attempt to make it again."""
+        if isinstance(event, LinkUp):
+            # What was under way was lost; the scheduler says what became of the leases.
+            self._scheduler_lost_at = None
+            self.introduce_again(settled)
+            return
+        now = time.monotonic()
+        if self._scheduler_lost_at is None:
+            self._scheduler_lost_at = now
+        lost_s = now - self._scheduler_lost_at
+        where = self.endpoint.removeprefix("tcp://")
+        if lost_s > SCHEDULER_LOST_S:
+            self.refused(f"the scheduler of the cluster at {where} has been out of reach for {lost_s:.0f} s", settled)
+        elif lost_s > _SCHEDULER_NOTICE_S:
+            self.loop.notice(f"the scheduler at {where} is out of reach: what needs it waits, the rest goes on")
 
     def cannot_reach(self, peer: bytes, reason: str) -> None:
         """A worker that was granted has an address that is unknown here (caller holds the lock)."""

@@ -190,6 +190,34 @@ if __name__ == "__main__":
     assert all(first <= port <= first + 20 for port in ports)
 
 
+def test_a_program_does_not_wait_for_ever_for_a_scheduler_that_is_gone(
+    distpool: Command, run_script: Callable[..., str]
+) -> None:
+    address = distpool.start_head()
+    head = re.search(r"process (\d+)", distpool("status"))
+    assert head is not None
+    program = """
+import os, signal, sys
+from distpool import DistExecutor
+from distpool.driver import session
+session.SCHEDULER_LOST_S = 0.5
+
+if __name__ == "__main__":
+    with DistExecutor(1, address=sys.argv[1]) as executor:
+        executor.submit(abs, 1).result()
+        os.kill(int(sys.argv[2]), signal.SIGKILL)
+        try:
+            while True:
+                executor.submit(abs, 1).result()
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+    said = run_script(program, address, head[1], env=distpool.environment)
+    assert "the scheduler of the cluster at 127.0.0.1:" in said
+    assert "has been out of reach for" in said
+    distpool.start_head()  # a node that starts removes what one that was killed has left
+
+
 def test_a_head_that_is_killed_comes_back_at_its_address(distpool: Command, run_script: Callable[..., str]) -> None:
     address = distpool.start_head()
     distpool("start", "--join", address, "--num-cpus", "1")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+#: Few, since the laptop's gateway listens on all of them.
+WORKER_PORTS = "47100-47115"
 _TOOLS = ("ip", "unshare", "nsenter", "mount")
 
 
@@ -125,20 +127,6 @@ class Lan:
         """Take it up again."""
         self._ip(self.bridge, "link", "set", f"port{self.hosts.index(host) + 1}", "up")
 
-    def refuse_calls(self, host: Host) -> str:
-        """Nobody can open a connection to ``host`` any more; it can call others.  Returns why that cannot be had."""
-        commands = (
-            ("tc", "qdisc", "add", "dev", "eth0", "ingress"),
-            # TCP with SYN and without ACK.
-            ("tc", "filter", "add", "dev", "eth0", "parent", "ffff:", "protocol", "ip", "u32", "match", "ip",
-             "protocol", "6", "0xff", "match", "u8", "0x02", "0x12", "at", "33", "action", "drop"),
-        )  # fmt: skip
-        for command in commands:
-            done = subprocess.run(host.command(*command), capture_output=True, text=True)
-            if done.returncode:
-                return f"{' '.join(command)}: {done.stderr.strip()}"
-        return ""
-
     def close(self) -> None:
         """End them all."""
         for host in [*self.hosts, self.bridge]:
@@ -149,31 +137,60 @@ class Lan:
         subprocess.run(host.command("ip", *words), check=True, capture_output=True, text=True)
 
 
-@contextlib.contextmanager
-def cluster(*names: str, num_cpus: int = 2, further: tuple[str, ...] = ()) -> Iterator[tuple[Lan, str]]:
-    """Hosts of which the first is the head and the next have joined it, and the cluster's address.
+class Laptop:
+    """A host that can call the hosts of a ``Lan`` at their addresses, and that none of them can call: it hangs on a
+    gateway that takes calls in one direction (see ``one_way``)."""
 
-    :param further: hosts on the same bridge that are no nodes; they have the token in ``/tmp/cluster.token``.
-    """
-    lan = Lan([*names, *further])
+    def __init__(self, lan: Lan) -> None:
+        self.gateway = Host("gateway", "")
+        self.host = Host("laptop", "10.77.0.200")
+        ip = lan._ip
+        ip(self.gateway, "link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns", str(self.host.pid))
+        ip(self.host, "address", "add", f"{self.host.address}/24", "dev", "eth0")
+        ip(self.host, "link", "set", "eth0", "up")
+        addresses = [host.address for host in lan.hosts]
+        for address in addresses:
+            ip(self.gateway, "address", "add", f"{address}/24", "dev", "inside")
+        ip(self.gateway, "link", "set", "inside", "up")
+        program = str(Path(__file__).with_name("one_way.py"))
+        caller = lan.bridge
+        ip(caller, "address", "add", "10.77.0.100/24", "dev", "lan")
+        self._relay = self.gateway.popen(sys.executable, program, str(caller.pid), WORKER_PORTS, *addresses)
+        assert self._relay.stdout is not None
+        assert self._relay.stdout.readline() == "up\n"
+
+    def close(self) -> None:
+        """End it; processes that run there must have ended."""
+        self._relay.kill()
+        self._relay.communicate()
+        self.host.close()
+        self.gateway.close()
+
+
+@contextlib.contextmanager
+def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
+    """Hosts of which the first is the head and the others have joined it, and one that is no node and has the token in
+    ``/tmp/cluster.token``."""
+    lan = Lan([*names])
+    laptop = Laptop(lan)
     started: list[Host] = []
+    offer = ("--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS)
     try:
         head = lan.hosts[0]
-        head.distpool("start", "--head", "--num-cpus", str(num_cpus), "--port", "47000")
+        head.distpool("start", "--head", "--port", "47000", *offer)
         started.append(head)
-        address = f"{head.address}:47000"
-        token = head.run("cat", f"/tmp/state/distpool/clusters/{address}.token")
-        for host in lan.hosts[1 : len(names)]:
-            # As a person would do it, in all three ways that there are.
+        token = head.run("cat", f"/tmp/state/distpool/clusters/{head.address}:47000.token")
+        for host in lan.hosts[1:]:
+            # By turns in the ways that there are.
             if len(started) % 2:
-                host.distpool("start", "--join", "--token-file", "-", "--num-cpus", str(num_cpus), text=token)
+                host.distpool("start", "--join", "--token-file", "-", *offer, text=token)
             else:
-                host.distpool("start", "--join", "--num-cpus", str(num_cpus), env={"DISTPOOL_TOKEN": token.strip()})
+                host.distpool("start", "--join", *offer, env={"DISTPOOL_TOKEN": token.strip()})
             started.append(host)
-        for host in lan.hosts[len(names) :]:
-            host.write("/tmp/cluster.token", token)
-        yield lan, address
+        laptop.host.write("/tmp/cluster.token", token)
+        yield lan, laptop
     finally:
         for host in reversed(started):
             host.distpool("stop", status=None)
+        laptop.close()
         lan.close()

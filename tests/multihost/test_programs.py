@@ -1,5 +1,5 @@
-"""Whole programs, unchanged, on three hosts; the program itself runs on a fourth, which is no node, has the project's
-files alone, and takes no connections."""
+"""Whole programs, unchanged, on three hosts; the program itself runs on a fourth, which is no node, alone has the
+project's files, and which nobody can call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.multihost.hosts import Host, Lan, cluster, missing
+from tests.multihost.hosts import Host, Lan, Laptop, cluster, missing
 
 if missing():
     pytest.skip(f"no hosts of their own: {missing()}", allow_module_level=True)
@@ -27,15 +27,20 @@ def where(x):
 
 
 @pytest.fixture(scope="module")
-def lan() -> Iterator[Lan]:
-    with cluster("alpha", "beta", "gamma", further=("laptop",)) as (lan, _):
-        lan.hosts[3].write("/tmp/project/helper.py", _HELPER)
-        yield lan
+def both() -> Iterator[tuple[Lan, Laptop]]:
+    with cluster("alpha", "beta", "gamma") as (lan, laptop):
+        laptop.host.write("/tmp/project/helper.py", _HELPER)
+        yield lan, laptop
 
 
 @pytest.fixture
-def laptop(lan: Lan) -> Host:
-    return lan.hosts[3]
+def lan(both: tuple[Lan, Laptop]) -> Lan:
+    return both[0]
+
+
+@pytest.fixture
+def laptop(both: tuple[Lan, Laptop]) -> Host:
+    return both[1].host
 
 
 def run(host: Host, source: str, *, status: int = 0, **environment: str) -> str:
@@ -92,6 +97,12 @@ if __name__ == "__main__":
     assert out[:3] == [6, 6, [5, 4, 3, 2, 1]]
     assert out[4:] == [True, 30]
     assert set(out[3]) <= {"alpha", "beta", "gamma"}  # type: ignore[call-overload]
+
+
+def test_the_laptop_cannot_be_called(lan: Lan, laptop: Host) -> None:
+    """Or the other tests would show less than they say."""
+    code = f"import socket; socket.create_connection(({laptop.address!r}, 47000), 5)"
+    assert "Connection refused" not in lan.hosts[0].run(sys.executable, "-c", code, status=1)
 
 
 def test_nothing_listens_where_the_program_runs(laptop: Host) -> None:
