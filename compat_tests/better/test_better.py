@@ -157,9 +157,10 @@ def test_imap_of_an_endless_iterable(multiprocessing):
     with multiprocessing.Pool(1) as pool:
         results = pool.imap(square, count())
         assert [next(results) for _ in range(10)] == [square(i) for i in range(10)]
-        deadline = time.monotonic() + 3
-        while read < 20_000 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        seen = -1
+        while seen < read < 20_000:
+            seen = read
+            time.sleep(1)  # does it stand still?
     assert read < 20_000
 
 
@@ -174,14 +175,3 @@ def test_result_of_a_pool_that_is_terminated(multiprocessing, tmp_path):
     pool.join()
     with pytest.raises(Exception, match="ended"):
         result.get()
-
-
-def test_shutdown_without_waiting_while_a_worker_dies(futures):
-    """`shutdown(wait=False)` and a task that kills its worker leave no future without an answer
-    (python/cpython#132969)."""
-    executor = futures.ProcessPoolExecutor(1)
-    submitted = [executor.submit(square, 2), executor.submit(die), executor.submit(square, 3)]
-    executor.shutdown(wait=False)
-    assert submitted[0].result() == 4
-    assert isinstance(submitted[1].exception(), futures.process.BrokenProcessPool)
-    assert isinstance(submitted[2].exception(), futures.process.BrokenProcessPool)

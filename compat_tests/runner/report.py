@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from compat_tests import suites
-from compat_tests.runner import comparison
-from compat_tests.runner.expectations import KINDS
+from compat_tests.runner import comparison, expectations
+from compat_tests.runner.expectations import KINDS, Expectation
+from compat_tests.runner.verdict import Record
 from compat_tests.suites import better_suite
 
 _INTRODUCTION = """\
@@ -20,7 +21,8 @@ Other projects' own test suites, unchanged, with distpool in the place of what t
 in a process of its own with a time limit; a hang counts as a failure, and so does a process that is left running.
 
 `original` rows are the same suites without distpool on the same machine: the baseline. An *exception* is a test that
-is known to fail and has a reason; it is listed below. *Unexpected* failures make the run fail.
+is known to fail and has a reason; it is listed below. *Unexpected* failures make the run fail. Each test counts with
+its last run.
 
 To run one suite: `python -m compat_tests run SUITE --python PYTHON`. To run all: `python -m compat_tests run all`.
 """
@@ -61,7 +63,7 @@ def _summary(results: Sequence[dict[str, Any]]) -> str:
     for result in sorted(results, key=_order):
         if result["suite"] == better_suite.SUITE.name:
             continue  # its failures with the original are the point, and shown test by test
-        expected = sum(entry["expected"] for entry in result["exceptions"])
+        expected = sum(entry is not None for _, entry in _judged(result))
         counts = result["counts"]
         cells = [
             suites.load(result["suite"]).title + _version(result),
@@ -69,7 +71,7 @@ def _summary(results: Sequence[dict[str, Any]]) -> str:
             _TARGETS[result["target"]],
             counts["passed"],
             expected,
-            len(result["exceptions"]) - expected,
+            len(result["failures"]) - expected,
             counts["hung"],
             counts["skipped"],
             result["total"],
@@ -90,10 +92,10 @@ def _exceptions(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         if result["target"] in suites.BASELINES:
             continue
-        for entry in result["exceptions"]:
-            key = (entry["kind"], entry["reason"]) if entry["expected"] else ("", "")
-            where = f"{'.'.join(result['python'].split('.')[:2])} {_TARGETS[result['target']]}"
-            tests.setdefault(key, {}).setdefault(_short(entry["test"]), set()).add(where)
+        for test, entry in _judged(result):
+            key = (entry.kind, " ".join(entry.reason.split())) if entry is not None else ("", "")
+            where = f"{_minor(result)} {_TARGETS[result['target']]}"
+            tests.setdefault(key, {}).setdefault(_short(test), set()).add(where)
     if not tests:
         return "No exceptions.\n"
     lines = []
@@ -105,6 +107,19 @@ def _exceptions(results: Sequence[dict[str, Any]]) -> str:
         lines.extend(f"- `{test}`: {', '.join(sorted(where))}" for test, where in sorted(found.items()))
         lines.append("")
     return "\n".join(lines)
+
+
+def _judged(result: dict[str, Any]) -> list[tuple[str, Expectation | None]]:
+    """The tests that failed or hung, each with the committed exception that excuses it today."""
+    entries = expectations.load(result["suite"], result["target"], _minor(result))
+    return [
+        (failure["test"], expectations.fitting(Record(failure["test"], failure["outcome"], 0.0), entries))
+        for failure in result["failures"]
+    ]
+
+
+def _minor(result: dict[str, Any]) -> str:
+    return ".".join(result["python"].split(".")[:2])
 
 
 def _short(test: str) -> str:

@@ -1,4 +1,7 @@
-"""The result of a run as a file: what ``report`` makes the documentation from."""
+"""The result of a run as a file: what ``report`` makes the documentation from.
+
+The file of a complete run is brought up to date by later runs of a selection: each test counts with its last run.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +40,8 @@ def write(
 
     :param selection: what was selected, in words; nothing for a complete run.
     """
-    reasons = {record.test: entry for record, entry in judgement.expected}
-    exceptions = [
-        {
-            "test": record.test,
-            "outcome": record.outcome,
-            "expected": record.test in reasons,
-            "kind": reasons[record.test].kind if record.test in reasons else "",
-            "reason": reasons[record.test].reason if record.test in reasons else "",
-            "detail": record.detail,
-        }
+    failures = [
+        {"test": record.test, "outcome": record.outcome, "detail": record.detail}
         for record in records
         if record.outcome not in (PASSED, SKIPPED)
     ]
@@ -66,14 +61,34 @@ def write(
         "slowest": {r.test: r.seconds for r in sorted(records, key=lambda r: -r.seconds)[:10]},
         "surprises": judgement.surprises,
         "outcomes": {record.test: record.outcome for record in records},
-        "exceptions": exceptions,
+        "failures": failures,
         "skipped": dict(skipped.most_common()),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    part = "-selection" if selection else ""
-    path = folder / f"{suite}-{target}-py{interpreter.minor}{part}.json"
+    complete = folder / f"{suite}-{target}-py{interpreter.minor}.json"
+    path = complete.with_stem(complete.stem + "-selection") if selection else complete
     path.write_text(json.dumps(content, indent=1) + "\n")
+    if selection and complete.exists():
+        complete.write_text(json.dumps(_updated(json.loads(complete.read_text()), content), indent=1) + "\n")
     return path
+
+
+def _updated(complete: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """A complete result with what a later run of a selection found instead."""
+    outcomes: dict[str, str] = complete["outcomes"]
+    again = {test: outcome for test, outcome in later["outcomes"].items() if test in outcomes}
+    failures = [failure for failure in complete["failures"] if failure["test"] not in again]
+    failures += [failure for failure in later["failures"] if failure["test"] in again]
+    outcomes = {**outcomes, **again}
+    counter = collections.Counter(outcomes.values())
+    return {
+        **complete,
+        "packages": later["packages"],
+        "date": later["date"],
+        "outcomes": outcomes,
+        "failures": sorted(failures, key=lambda failure: list(outcomes).index(failure["test"])),
+        "counts": {outcome: counter[outcome] for outcome in OUTCOMES},
+    }
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:

@@ -67,14 +67,14 @@ def test_a_failure_fails_the_run(run: Any, test: str, detail: str) -> None:
     failed = run(test)
     assert failed.status == 1
     assert failed.result["counts"][FAILED] == failed.result["total"] == 1
-    assert detail in failed.result["exceptions"][0]["detail"]
+    assert detail in failed.result["failures"][0]["detail"]
     assert f"unexpected: failed {test}" in failed.output
 
 
 def test_a_failure_that_is_listed_does_not(run: Any) -> None:
     listed = run("fails", exceptions=entry("fails"))
     assert listed.status == 0
-    assert listed.result["exceptions"][0]["reason"] == "a reason"
+    assert "1 listed exceptions, 0 unexpected" in listed.output
     assert run("fails", exceptions=entry("other")).status == 1
     # Nor does an entry that expects a hang cover a failure.
     assert run("fails", exceptions=entry("fails", HUNG)).status == 1
@@ -85,7 +85,7 @@ def test_a_hang_is_ended_and_counts_as_a_failure(run: Any, test: str) -> None:
     hung = run(test, "--timeout", SHORT_S)
     assert hung.status == 1
     assert hung.result["counts"][HUNG] == hung.result["total"] == 1
-    (found,) = hung.result["exceptions"]
+    (found,) = hung.result["failures"]
     assert "still running after 1 s" in found["detail"]
     assert "most recent call first" in found["detail"]  # the stacks of its threads
     assert run(test, "--timeout", SHORT_S, exceptions=entry(test, HUNG)).status == 0
@@ -195,23 +195,38 @@ class TestExceptions:
 class TestReport:
     """The page that is made from the results."""
 
-    def test_what_it_says_of_a_run(self, tmp_path: Path) -> None:
+    def test_what_it_says_of_a_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(expectations, "FOLDER", tmp_path)
+        (tmp_path / "joblib.toml").write_text(entry("*listed"))
         records = [
             Record("a.test_good", PASSED, 0.1),
             Record("a.test_listed", FAILED, 0.1, "why"),
             Record("a.test_other", HUNG, 0.1, "why"),
             Record("a.test_skipped", SKIPPED, 0.1, "no such thing"),
         ]
-        known = expectations.Expectation(("*listed",), (), (), FAILED, "private", "looks inside")
-        judgement = expectations.judge(records, [known], complete=True)
+        judgement = expectations.judge(records, expectations.load("joblib", "distpool", "3.11"), complete=True)
         python = Interpreter(Path("python"), "3.11.7", tmp_path, {"joblib": "1.6"})
         results.write(tmp_path, "joblib", "distpool", python, "", records, judgement, 1.0)
         page = report.render(results.read_all(tmp_path))
         assert "| joblib 1.6 | 3.11.7 | distpool | 1 | 1 | 1 | 1 | 1 | 4 |" in page
-        assert "**looks inside** (the test inspects private parts" in page
+        assert "**a reason** (the test inspects private parts" in page
         assert "- `a.test_listed`: 3.11" in page
         assert "**Unexpected failures**, to be fixed:\n\n- `a.test_other`: 3.11" in page
         assert "- 1 × no such thing" in page
+
+    def test_each_test_counts_with_its_last_run(self, tmp_path: Path) -> None:
+        python = Interpreter(Path("python"), "3.11.7", tmp_path, {})
+
+        def write(selection: str, *records: Record) -> None:
+            judgement = expectations.judge(records, [], complete=not selection)
+            results.write(tmp_path, "joblib", "distpool", python, selection, records, judgement, 1.0)
+
+        write("", Record("a", FAILED, 0.1, "why"), Record("b", PASSED, 0.1), Record("c", HUNG, 0.1, "long"))
+        write("a, b", Record("a", PASSED, 0.1), Record("b", FAILED, 0.1, "now"), Record("other", FAILED, 0.1))
+        (result,) = results.read_all(tmp_path)
+        assert result["outcomes"] == {"a": PASSED, "b": FAILED, "c": HUNG}
+        assert result["counts"] == {PASSED: 1, FAILED: 1, HUNG: 1, SKIPPED: 0}
+        assert [(failure["test"], failure["detail"]) for failure in result["failures"]] == [("b", "now"), ("c", "long")]
 
     def test_a_selection_does_not_count_as_a_run(self, tmp_path: Path) -> None:
         python = Interpreter(Path("python"), "3.11.7", tmp_path, {})
