@@ -48,7 +48,7 @@ TERMINATE = "TERMINATE"
 
 _NO_KEYWORDS: Mapping[str, Any] = {}
 #: A map of more chunks than this does not make a future for each at once.
-_MOST_FUTURES = 8192
+_MOST_FUTURES = 65_536
 
 
 class Pool(standard.Pool):

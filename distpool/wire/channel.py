@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import zmq
 
 from distpool.wire.doorbell import Doorbell
-from distpool.wire.shortcuts import Shortcuts
+from distpool.wire.shortcuts import ROUNDS, Shortcuts
 
 if TYPE_CHECKING:
     from distpool.wire.links import LinkEvent, LinkWatch
@@ -238,7 +238,8 @@ class Channel:
                 return arrived
             shortcuts = self._shortcuts if self._shortcuts.active else None
             if shortcuts is not None:
-                shortcuts.take_in(deliver)
+                # Who has just waited will do so again: no need to look for more than there was.
+                shortcuts.take_in(deliver, rounds=1 if ready == _SHORTCUTS else ROUNDS)
             while ready >= EVERYTHING and self._readable():
                 # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
                 if len(arrived) >= 256:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 MOST_BYTES = 32 << 10
 _SUFFIX = "+"
 #: Taken in at once, so that senders get their turn: so many messages of so many peers.
-_ROUNDS, _READY = 64, 16
+ROUNDS, _READY = 64, 16
 _NUMBER = struct.Struct("<Q")
 #: Drivers and workers, whose messages are of one frame: a second one is a number.
 _ROLES = (b"d", b"w")
@@ -130,12 +130,13 @@ class Shortcuts:
                 pass  # it is full, or broken, of which we hear when we read
         return number
 
-    def take_in(self, deliver: Deliver) -> None:
-        """Take in what has come, or a good deal of it: ``fd`` stays readable as long as there is more."""
+    def take_in(self, deliver: Deliver, *, rounds: int = ROUNDS) -> None:
+        """Take in what has come, but no more than ``rounds`` messages of each peer: ``fd`` stays readable as long as
+        there are more."""
         epoll = self._epoll
         if epoll is None:
             return
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             ready = epoll.poll(0, _READY)
             if not ready:
                 break
