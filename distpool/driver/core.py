@@ -87,7 +87,7 @@ class PoolCore:
         groups = self._dealer.groups
         # Asked after every event, so without the cost of a generator.
         for group in groups.values():
-            if group.idle or group.demand < self._dealer.most_workers(group.shape):
+            if not group.flowing and (group.idle or group.demand < self._dealer.most_workers(group.shape)):
                 return True
         return not groups
 
@@ -216,6 +216,7 @@ class PoolCore:
             known = group.task_s
             group.task_s = each if not known else 0.3 * known + 0.7 * each
         self._dealer.after_answer(group, worker, now, effects)
+        self._dealer.note_flow(group, now)
         self._dismiss_when_done(effects)
 
     def on_retracted(self, lease: str, attempts: list[int], now: float, effects: Effects) -> None:
@@ -320,6 +321,9 @@ class PoolCore:
             kind, lease = key
             if kind == "retract":
                 self._dealer.retract(now, effects)
+                continue
+            if kind == "gather":
+                self._dealer.end_flow()
                 continue
             worker = self.workers.get(lease)
             if worker is None:

@@ -27,6 +27,10 @@ BATCH_BYTES = 1 << 20
 LOOK_AHEAD = 32
 #: So many nodes are named to the scheduler as those where workers would be of most use.
 MOST_NEAR = 8
+#: Work, in seconds, that is worth a message of its own: spreading less over more workers costs more than it saves.
+SPREAD_S = 0.0001
+#: How long tasks may gather while others that are as short come back all the time.
+GATHER_S = 0.005
 #: A worker that has not answered for this long while another is idle gives its queue back.
 RETRACT_AFTER_S = 0.005
 #: How long a worker that was told to leave may take for its ``atexit`` functions.
@@ -117,6 +121,8 @@ class Dealer:
         if room <= 0 or (in_flight and now - worker.last_progress > RETRACT_AFTER_S):
             return 0
         share = -(-len(ready) // max(1, len(group.workers)))
+        if 0 < group.task_s < SPREAD_S:
+            share = max(share, int(SPREAD_S / group.task_s))
         room = min(room, share)
         if self.max_tasks:
             room = min(room, self.max_tasks - worker.tasks_given)
@@ -193,6 +199,22 @@ class Dealer:
         self.watch_queues(group, now)
         if group.shape.gang:
             self._deal_to_gangs(group, now, effects)
+
+    def note_flow(self, group: Group, now: float) -> None:
+        """Answers came: see whether it is better to let tasks gather than to send each to a worker that is idle.
+
+        It is when several workers are busy with tasks that take less time than a message.
+        """
+        spare = bool(group.idle) or group.demand < self.most_workers(group.shape)
+        busy = len(group.workers) - len(group.idle)
+        group.flowing = spare and busy > 1 and 0 < group.task_s < SPREAD_S
+        if group.flowing:
+            self._deadlines[("gather", "")] = now + GATHER_S
+
+    def end_flow(self) -> None:
+        """No answer has come for a while: send at once again."""
+        for group in self.groups.values():
+            group.flowing = False
 
     def note_idle_worker(self, worker: Worker, now: float) -> None:
         if self._idle_timeout_s is not None and not worker.in_flight:

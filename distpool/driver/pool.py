@@ -327,6 +327,8 @@ class WorkerPool:
 
         :raises TimeoutError: ``concurrent.futures``'s, when ``timeout`` seconds were not enough.
         """
+        if self._inbox:
+            self._react(None)  # nobody waits for what gathers there
         self._session.wait_for_future(future, timeout)
 
     def __reduce__(self) -> Any:

@@ -101,5 +101,7 @@ class Group(msgspec.Struct, eq=False):
     workers: dict[str, Worker] = msgspec.field(default_factory=dict)
     idle: dict[str, Worker] = msgspec.field(default_factory=dict)
     demand: int = 0
+    flowing: bool = False
+    """Whether tasks are so short, and come back so fast, that they are best sent many at a time."""
     task_s: float = 0.0
     """Moving average of a task's duration; 0 while unknown."""

@@ -64,6 +64,44 @@ def test_short_tasks_are_sent_in_batches() -> None:
     assert len(effects.send[0][1]) > 100
 
 
+def flowing_core() -> tuple[PoolCore, list[Worker]]:
+    """Eight workers, tasks of 5 µs: two of the workers are busy, and an answer has just come from one of them."""
+    core = PoolCore(8, eager=True)
+    workers = [make_worker(f"l{number}") for number in range(8)]
+    core.on_opened(0.0, Effects())
+    for worker in workers:
+        core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([make_task(str(number)) for number in range(3)], 0.0, Effects())
+    busy = [worker for worker in workers if worker.in_flight]
+    core.on_results(busy[0].lease, answers(busy[0], 1), 5e-6, 0.001, Effects())
+    return core, workers
+
+
+def test_tasks_shorter_than_a_message_may_gather_while_answers_come() -> None:
+    core, _ = flowing_core()
+    assert not core.hungry
+    effects = Effects()
+    core.on_submitted([make_task(f"more{number}") for number in range(32)], 0.002, effects)
+    assert sum(len(tasks) for _, tasks in effects.send) == 32
+    assert len(effects.send) == 2, "each message is worth sending"
+
+
+def test_tasks_do_not_gather_when_no_answers_come() -> None:
+    core, _ = flowing_core()
+    deadline = core.next_deadline()
+    assert deadline is not None
+    assert deadline <= 0.001 + RETRACT_AFTER_S
+    core.on_time(deadline, Effects())
+    assert core.hungry
+
+
+def test_long_tasks_never_gather() -> None:
+    core, workers = flowing_core()
+    worker = next(worker for worker in workers if worker.in_flight)
+    core.on_results(worker.lease, answers(worker, 1), 0.01, 0.002, Effects())
+    assert core.hungry
+
+
 def test_what_waits_behind_a_long_task_is_taken_back_when_another_worker_is_idle() -> None:
     core = PoolCore(2)
     slow, quick = make_worker("slow"), make_worker("quick")
