@@ -313,7 +313,7 @@ class Loop:
 
             settled += pool.handle(event, now)
         elif isinstance(message, _WRITTEN):
-            self._output.take(message, pool.label_of(lease) if session.remote else "")
+            self._output.take(message, session.label_of(peer))
         else:
             self._do_later(lambda: self._serve_worker(peer, message))
 

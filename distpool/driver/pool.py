@@ -372,11 +372,6 @@ class WorkerPool:
             failure = Failure(FailureKind.BROKEN, reason=message.summary, error=decode_exception(message.error))
             core.on_set_up_failed(lease, failure, now, effects)
 
-    def label_of(self, lease: str) -> str:
-        """Node and process of a worker, as they stand before what it prints."""
-        worker = self._core.workers.get(lease)
-        return f"{worker.node} {worker.pid}" if worker is not None else lease
-
     def on_granted(self, grant: scheduler_to_driver.LeaseGranted, now: float, effects: Effects) -> None:
         """A lease was granted: dial the worker and make it look like this program."""
         worker = self._workforce.admit(grant, self._setup)

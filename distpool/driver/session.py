@@ -140,6 +140,8 @@ class Session:
         self._hellos = 0
         self._by_worker: dict[bytes, tuple[WorkerPool, str]] = {}
         self._by_lease: dict[str, bytes] = {}
+        #: Machine and process of workers on other machines, also of those that have ended and may still be heard.
+        self._labels: dict[bytes, str] = {}
         self._callbacks: deque[DistFuture[Any]] = deque()
         #: What waits for futures that have been settled.
         self.due: deque[Callable[[], None]] = deque()
@@ -363,11 +365,17 @@ class Session:
         """The pool and lease of a worker that spoke."""
         return self._by_worker.get(peer)
 
+    def label_of(self, peer: bytes) -> str:
+        """What stands before each line that a worker prints; empty on a private node."""
+        return self._labels.get(peer, "")
+
     def lease_began(self, pool: WorkerPool, grant: scheduler_to_driver.LeaseGranted) -> None:
         """A worker is ours (caller holds the lock)."""
         peer = grant.worker.encode()
         self._by_worker[peer] = (pool, grant.lease)
         self._by_lease[grant.lease] = peer
+        if self.remote:
+            self._labels[peer] = f"{grant.host or grant.node} {grant.pid}"
 
     def decline(self, grant: scheduler_to_driver.LeaseGranted) -> None:
         """A worker came for a pool that has ended meanwhile (caller holds the lock)."""
@@ -416,6 +424,7 @@ class Session:
         """Close the connection to a worker that is gone."""
         with self.lock:
             self._by_worker.pop(peer, None)
+            self._labels.pop(peer, None)
         self.channel.disconnect(peer)
         self.definitions.forget(peer)
         self.store.process_died(peer.decode())

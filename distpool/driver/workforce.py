@@ -48,8 +48,12 @@ class Workforce:
         """
 
         def present() -> dict[int, WorkerProcess]:
-            processes = self._by_lease.values()
-            return {process.pid: process for process in processes if not (process.leaving and going_on())}
+            found: dict[int, WorkerProcess] = {}
+            for process in self._by_lease.values():
+                if not (process.leaving and going_on()):
+                    # Two machines may have processes of one number.
+                    found[process.pid if process.pid not in found else -len(found)] = process
+            return found
 
         with self.changed:
             self.changed.wait_for(lambda: len(present()) >= wanted(), _START_S)

@@ -1,4 +1,5 @@
-"""Hosts of their own on this machine: each has network, host name, shared memory and temporary files to itself.
+"""Hosts of their own on this machine: each has network, host name, process ids, shared memory and temporary files to
+itself.
 
 They are namespaces of the kernel, joined by a bridge that lives in a namespace as well: nothing of the machine's own
 network is touched, and everything goes when the processes that hold them end.  Needs root and ``ip`` from iproute2.
@@ -18,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 #: Few, since the laptop's gateway listens on all of them.
 WORKER_PORTS = "47100-47115"
+_NAMESPACES = ("--net", "--mount", "--uts", "--pid")
 _TOOLS = ("ip", "unshare", "nsenter", "mount")
 
 
@@ -28,7 +30,7 @@ def missing() -> str:
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
-    probe = subprocess.run(["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, text=True)
+    probe = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True)
     return "" if not probe.returncode else f"namespaces cannot be made: {probe.stderr.strip()}"
 
 
@@ -43,24 +45,22 @@ class Host:
         self.address = address
         setup = (
             f"hostname {name} && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp && ip link set lo up "
-            "&& echo up && exec sleep infinity"
+            "&& echo up && exec cat"  # until this process ends, however it does
         )
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--uts", "--propagation", "private", "sh", "-c", setup],
+            ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "up\n"
-
-    @property
-    def pid(self) -> int:
-        """Of the process that holds the namespaces."""
-        return self._holder.pid
+        #: Of the process that holds the namespaces.
+        self.pid = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text())
 
     def command(self, *words: str) -> list[str]:
         """What to run from outside to run ``words`` there."""
-        return ["nsenter", "-t", str(self.pid), "--net", "--mount", "--uts", *words]
+        return ["nsenter", "-t", str(self.pid), *_NAMESPACES, *words]
 
     def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Begin a command there."""
@@ -107,10 +107,18 @@ class Lan:
     """Hosts on one bridge: ``10.77.0.1``, ``10.77.0.2``, ..."""
 
     def __init__(self, names: list[str]) -> None:
+        self.hosts: list[Host] = []
         self.bridge = Host("bridge", "")
+        try:
+            self._make(names)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, names: list[str]) -> None:
         self._ip(self.bridge, "link", "add", "lan", "type", "bridge")
         self._ip(self.bridge, "link", "set", "lan", "up")
-        self.hosts = [Host(name, f"10.77.0.{number}") for number, name in enumerate(names, 1)]
+        self.hosts += [Host(name, f"10.77.0.{number}") for number, name in enumerate(names, 1)]
         for number, host in enumerate(self.hosts, 1):
             port = f"port{number}"
             self._ip(self.bridge, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
@@ -134,7 +142,10 @@ class Lan:
 
     @staticmethod
     def _ip(host: Host, *words: str) -> None:
-        subprocess.run(host.command("ip", *words), check=True, capture_output=True, text=True)
+        # With the process ids of this test, by which other networks are named.
+        command = ["nsenter", "-t", str(host.pid), "--net", "ip", *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert not done.returncode, f"{command}: {done.stderr}"
 
 
 class Laptop:
@@ -155,7 +166,9 @@ class Laptop:
         program = str(Path(__file__).with_name("one_way.py"))
         caller = lan.bridge
         ip(caller, "address", "add", "10.77.0.100/24", "dev", "lan")
-        self._relay = self.gateway.popen(sys.executable, program, str(caller.pid), WORKER_PORTS, *addresses)
+        # With the network of the gateway and the process ids of this test: it must find the bridge's.
+        words = ["nsenter", "-t", str(self.gateway.pid), "--net", sys.executable, program, str(caller.pid)]
+        self._relay = subprocess.Popen([*words, WORKER_PORTS, *addresses], stdout=subprocess.PIPE, text=True)
         assert self._relay.stdout is not None
         assert self._relay.stdout.readline() == "up\n"
 
@@ -171,8 +184,15 @@ class Laptop:
 def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
     """Hosts of which the first is the head and the others have joined it, and one that is no node and has the token in
     ``/tmp/cluster.token``."""
-    lan = Lan([*names])
-    laptop = Laptop(lan)
+    with contextlib.ExitStack() as cleanup:
+        lan = Lan([*names])
+        cleanup.callback(lan.close)
+        laptop = Laptop(lan)
+        cleanup.callback(laptop.close)
+        yield from _started(lan, laptop, num_cpus)
+
+
+def _started(lan: Lan, laptop: Laptop, num_cpus: int) -> Iterator[tuple[Lan, Laptop]]:
     started: list[Host] = []
     offer = ("--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS)
     try:
@@ -192,5 +212,3 @@ def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
     finally:
         for host in reversed(started):
             host.distpool("stop", status=None)
-        laptop.close()
-        lan.close()

@@ -241,6 +241,35 @@ def test_all_is_given_back(lan: Lan, laptop: Host) -> None:
     assert "PROGRAM" not in status
 
 
+def test_what_a_program_that_is_killed_held_is_given_back(lan: Lan, laptop: Host) -> None:
+    """Nobody on the cluster can watch its process; its connection tells."""
+    laptop.write(
+        "/tmp/project/program.py",
+        "import os, signal, time\nfrom distpool import DistExecutor\nif __name__ == '__main__':\n"
+        "    executor = DistExecutor()\n    executor.submit(abs, 1).result()\n    executor.submit(time.sleep, 1000)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    environment = {"DISTPOOL_ADDRESS": "/tmp/cluster.token"}
+    laptop.run(sys.executable, "/tmp/project/program.py", env=environment, status=None)
+    while "0 of 6 CPUs in use" not in lan.hosts[0].distpool("status"):
+        pass
+
+
+def test_a_program_that_keeps_the_interpreter_busy_is_not_given_up(laptop: Host) -> None:
+    """Longer than the scheduler would wait for a word; the interpreter's lock is held all the time."""
+    program = """
+import ctypes
+from distpool import DistExecutor
+
+if __name__ == "__main__":
+    with DistExecutor(1) as executor:
+        first = executor.submit(__import__("os").getpid).result()
+        ctypes.PyDLL(None).usleep(14_000_000)
+        print(executor.submit(__import__("os").getpid).result() == first)
+"""
+    assert results(run(laptop, program)) == [True]
+
+
 def test_a_key_of_another_cluster_opens_nothing(lan: Lan, laptop: Host) -> None:
     from distpool.wire.security import Token, new_secret
 
