@@ -43,6 +43,8 @@ class Book:
         self.now = 0.0
         #: demands that are not met, in no order
         self.unmet: dict[Demand, None] = {}
+        #: of these, the ones that what a single worker leaves behind may not be enough for
+        self.wide: dict[Demand, None] = {}
         #: shapes for which no node has room
         self.full: set[Shape] = set()
         self._sequence = 0
@@ -154,7 +156,7 @@ class Book:
         node = Node(name, hello.host, hello.capacity, hello.elastic_cpus, self._next(), idle_since=self.now)
         node.free_gpus = gpu_names(hello.gpus, hello.capacity.num_gpus)
         self.placement.add(node)
-        self._has_room(node)
+        self.has_room(node)
         return node
 
     def remove_node(self, node: Node) -> None:
@@ -256,7 +258,7 @@ class Book:
         if new is LeaseState.BLOCKED:
             lease.on_cpu = False
             lease.node.used_cpus -= lease.shape.num_cpus
-            self._has_room(lease.node)
+            self.has_room(lease.node)
         elif old is LeaseState.BLOCKED and new is LeaseState.ACTIVE:
             lease.exempt = lease.on_cpu = True
             lease.node.used_cpus += lease.shape.num_cpus
@@ -265,7 +267,7 @@ class Book:
             del self.leases[lease.name]
             del member.leases[lease.name]
             lease.node.give_back(lease, self.now)
-            self._has_room(lease.node)
+            self.has_room(lease.node)
             self._drop_member_if_done(member)
 
     # -- within -------------------------------------------------------------------------------------------------
@@ -311,7 +313,8 @@ class Book:
             self._roots.touch(pool.root)
             self._offer(pool)
 
-    def _has_room(self, node: Node) -> None:
+    def has_room(self, node: Node) -> None:
+        """Something of ``node`` became free: what was set aside for want of it is tried again."""
         self.placement.freed(node)
         for shape in [shape for shape in self.full if node.fits(shape)]:
             self.full.discard(shape)
@@ -326,6 +329,8 @@ class Book:
             if demand.unmet_since is None:
                 demand.unmet_since = self.now
                 self.unmet[demand] = None
+                if demand.shape.gang or demand.shape.num_cpus > 1 or demand.shape.num_gpus > 1:
+                    self.wide[demand] = None
             if not demand.aside and demand not in member.pool.queue:
                 pool = member.pool
                 pool.queue.add(demand)
@@ -336,6 +341,7 @@ class Book:
             return
         demand.unmet_since = None
         self.unmet.pop(demand, None)
+        self.wide.pop(demand, None)
         if demand in member.pool.queue:
             self._dequeue(demand)
             demand.aside = False

@@ -32,6 +32,8 @@ class Node:
     idle_since: float = 0.0
     #: it gets no more leases, and leaves when the last one has ended
     draining: bool = False
+    #: nothing of another shape is granted there for now
+    reserved_for: Shape | None = None
     used_cpus: float = 0.0
     used_memory_bytes: int = 0
     used_custom: dict[str, float] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Node:
 
     def fits(self, shape: Shape) -> bool:
         """Whether there is room for one more lease now."""
-        if self.draining:
+        if self.draining or (self.reserved_for is not None and self.reserved_for != shape):
             return False
         capacity = self.capacity
         if not self.elastic_cpus and self.used_cpus + shape.num_cpus > capacity.num_cpus + EPSILON:

@@ -67,6 +67,8 @@ def _check_nodes(book: Book) -> None:
         assert memory_bytes <= node.capacity.memory_bytes
     assert len(book.leases) == sum(len(node.leases) for node in book.nodes.values())
 
+    assert len({node.reserved_for for node in book.nodes.values()} - {None}) <= 1, "room is kept for two at a time"
+
 
 def _check_gpus(node: Node) -> None:
     used = dict.fromkeys(node.free_gpus, 0.0)

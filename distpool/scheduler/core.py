@@ -34,6 +34,7 @@ from distpool.scheduler.events import (
 )
 from distpool.scheduler.nodes import NodeSide
 from distpool.scheduler.operators import OperatorSide
+from distpool.scheduler.reservation import Reservation
 from distpool.scheduler.state import Driver
 from distpool.wire import codec
 from distpool.wire.scheduler_to_driver import ReclaimIdle
@@ -54,6 +55,7 @@ class SchedulerCore:
         self._drivers = DriverSide(desk)
         self._nodes = NodeSide(desk)
         self._operators = OperatorSide(desk)
+        self._reservation = Reservation(desk)
         self._on: dict[type, Callable[[Any], None]] = {
             DriverSaid: self._drivers.on_driver_said,
             AgentSaid: self._nodes.on_agent_said,
@@ -77,19 +79,22 @@ class SchedulerCore:
         self._on[type(event)](event)
         if desk.timers and desk.timers[0][0] <= now:
             self._on_timers(now)
-        while (found := desk.book.next_to_serve()) is not None:
-            desk.start(*found)
+        self._serve()
+        if (desk.book.wide or self._reservation.deadline is not None) and self._reservation.update(now):
+            self._serve()
         for driver, pool, excess in desk.reclaim.due(now):
             desk.tell(driver, ReclaimIdle(pool, excess))
         return effects
 
+    def _serve(self) -> None:
+        while (found := self._desk.book.next_to_serve()) is not None:
+            self._desk.start(*found)
+
     def next_deadline(self) -> float | None:
         """When ``TimePassed`` is due."""
-        reclaim = self._desk.reclaim.deadline
         timer = self._desk.timers[0][0] if self._desk.timers else None
-        if timer is None or reclaim is None:
-            return timer if reclaim is None else reclaim
-        return min(timer, reclaim)
+        deadlines = (timer, self._desk.reclaim.deadline, self._reservation.deadline)
+        return min((at for at in deadlines if at is not None), default=None)
 
     def check_invariants(self) -> None:
         """Recount everything; for tests."""

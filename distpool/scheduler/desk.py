@@ -183,7 +183,8 @@ class Desk:
                 lease.node.host,
             ),
         )
-        if lease.node.draining:  # the drain came while its worker was being started
+        node = lease.node
+        if node.draining or node.reserved_for not in (None, lease.shape):  # since its worker was asked for
             self.tell(lease.driver, to_driver.LeaseWanted(lease.name, lease.pool.name))
 
     def stop(self, lease: Lease, grace_s: float, terminate: bool = False) -> None:

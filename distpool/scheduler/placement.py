@@ -101,6 +101,17 @@ class Placement:
         # Those on one node get ranks that follow each other.
         return sorted((node for node, _ in chosen), key=lambda node: node.sequence)
 
+    def nodes_to_clear(self, shape: Shape) -> list[Node]:
+        """The fewest nodes, of those with most free, that would have room for ``shape`` if they were empty."""
+        missing = max(1, shape.gang)
+        chosen = []
+        for node in sorted(self.nodes.values(), key=lambda node: (-node.free_cpus, node.sequence)):
+            count = 0 if node.draining or node.elastic_cpus else how_many(node.capacity, shape)
+            if count and missing > 0:
+                missing -= count
+                chosen.append(node)
+        return chosen if missing <= 0 else []
+
     def feasible(self, shape: Shape) -> bool:
         """Whether ``shape`` (all workers of a gang) could be had if nothing else ran, or with nodes on offer."""
         known = self._feasible.get(shape)

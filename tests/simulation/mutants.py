@@ -300,7 +300,7 @@ MUTANTS = [
     Mutant("a task that ignores its interrupt is never killed", (PoolCore, "_stop_task", _no_grace_deadline)),
     Mutant("arguments go while a stopped task still has them", (PoolCore, "_stop_task", _let_go_too_early)),
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
-    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle), first_seed=45),
+    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle), first_seed=205),
     Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),
     Mutant("the lease of a silent driver never expires", (Desk, "arm", _arm_only("node"))),
     Mutant("the leases of a silent node never expire", (Desk, "arm", _arm_only("driver"))),
