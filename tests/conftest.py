@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="dpt-")
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+    # Shells start background jobs with Ctrl-C ignored, and programs that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The watchdog ends a hung run with SIGABRT; that needs no core file.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
