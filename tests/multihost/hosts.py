@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def missing() -> str:
     return "" if not probe.returncode else f"namespaces cannot be made: {probe.stderr.strip()}"
 
 
+def _own_tmp() -> str:
+    """Shell commands that give a host its own ``/tmp``, in which it still finds Python and these tests if they are
+    there (a virtual environment made for one run, say)."""
+    commands = ["mount -t tmpfs tmpfs /mnt"]
+    for path in {Path(sys.prefix).resolve(), ROOT.resolve()}:
+        if path.is_relative_to("/tmp"):
+            inside = shlex.quote(f"/mnt/{path.relative_to('/tmp')}")
+            commands += [f"mkdir -p {inside}", f"mount --bind {shlex.quote(str(path))} {inside}"]
+    return "; ".join([*commands, "mount --move /mnt /tmp"])
+
+
 class Host:
     """One of them.
 
@@ -43,10 +55,8 @@ class Host:
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.address = address
-        setup = (
-            f"hostname {name} && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp && ip link set lo up "
-            "&& echo up && exec cat"  # until this process ends, however it does
-        )
+        setup = f"set -e; hostname {name}; mount -t tmpfs tmpfs /dev/shm; {_own_tmp()}; ip link set lo up; echo up; "
+        setup += "exec cat"  # until this process ends, however it does
         self._holder = subprocess.Popen(
             ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup],
             stdin=subprocess.PIPE,
