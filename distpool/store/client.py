@@ -257,7 +257,14 @@ class ObjectStore:
         self.do_chores()
 
     def change_node(self) -> None:
-        """Another agent keeps the folder's books from now on; what was stored here stays."""
+        """Another agent keeps the folder's books from now on; what was stored here stays.
+
+        All other processes of the old node are dead, those included of which nobody here ever heard.
+        """
+        with self._lock:
+            others = {name for name in self._room.makers() if name.partition(".")[0] != self.owner}
+        for name in others:
+            self.process_died(name)
         self._room.change_node()
 
     def trim(self) -> int:

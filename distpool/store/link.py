@@ -97,9 +97,13 @@ class Link:
         """Nobody waits for the answer any more; whether it has not come yet."""
         return self._asked.pop(asked.request, None) is not None
 
-    def close(self) -> None:
-        """End the connection and its thread; whoever waits for an answer is woken."""
-        self.say(client_says.StoreGoodbye())
+    def close(self, *, goodbye: bool = True) -> None:
+        """End the connection and its thread; whoever waits for an answer is woken.
+
+        :param goodbye: False when the agent is gone: another in its place would take it for our end.
+        """
+        if goodbye:
+            self.say(client_says.StoreGoodbye())
         self._closed = True
         if self._pid != os.getpid():
             return

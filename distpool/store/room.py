@@ -211,18 +211,24 @@ class Room:
         if self._spill is not None:
             self._spill.remove(segment)
 
+    def makers(self) -> set[str]:
+        """Whose segments there are (caller holds the lock)."""
+        self._look()
+        return {maker_of(name) for name in self._names() if not name.startswith(".")}
+
     def remove_dead(self, maker: str, keep: Callable[[str], bool]) -> None:
         """Remove the segments of a maker that is dead, except some (caller holds the lock)."""
         self._look()
+        for name in self._names():
+            if maker_of(name) == maker and not keep(name):
+                self.remove_foreign(name)
+
+    def _names(self) -> list[str]:
         try:
             names = os.listdir(self._folder)
         except FileNotFoundError:
             names = []  # the node ended first
-        if self._spill is not None:
-            names += self._spill.names()
-        for name in names:
-            if maker_of(name) == maker and not keep(name):
-                self.remove_foreign(name)
+        return names + self._spill.names() if self._spill is not None else names
 
     def ask_contents(self) -> NodeContents | None:
         """What all clients of the node say they have; None when there is no agent."""
@@ -250,7 +256,7 @@ class Room:
         with self._link_lock:
             link, self._link = self._link, None
         if link is not None:
-            link.close()
+            link.close(goodbye=False)
         with self._lock:
             self._looked = False
             self._look()

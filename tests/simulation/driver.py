@@ -171,6 +171,8 @@ class _Session(Session):
         self._abandoned = deque()
         self._releases = deque()
         self._unreachable_since = {}
+        self.questions = None
+        self._labels = {}
         self.welcome = None
         self.channel = _Channel(driver)  # type: ignore[assignment]
         self.loop = _Loop(self, cluster.clock)
