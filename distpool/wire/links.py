@@ -109,7 +109,13 @@ class LinkWatch:
         self._tell = tell
         self._up: set[bytes] = set()
         self._socket = socket
-        self._monitor: zmq.Socket[bytes] = socket.get_monitor_socket(_EVENTS)
+        # Not ``get_monitor_socket``: with a bound on what waits to be read, a burst blocks ZeroMQ's thread, and
+        # then, with the interpreter's lock in hand, whoever ends the watch.
+        address = f"inproc://distpool-links-{id(self)}"
+        socket.monitor(address, _EVENTS)
+        self._monitor: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect(address)
         self._thread = threading.Thread(target=self._run, name="distpool-links", daemon=True)
         self._thread.start()
 
