@@ -80,6 +80,8 @@ class StoreService:
             self._describe(client, message.request)
         elif isinstance(message, client_says.StoreGoodbye):
             self.on_worker_exited(client)
+        elif isinstance(message, client_says.StoreHello) and not _exists(message.pid):
+            pass  # its last words, overtaken by those of its end: nothing would ever be charged back
         else:
             self._handle(_event(client, message))
 
@@ -173,6 +175,16 @@ class StoreService:
                 description.contents,
             ),
         )
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class _Description:

@@ -23,6 +23,8 @@ from distpool.store.client import ObjectStore
 from distpool.store.service import StoreService
 from distpool.store.settings import StoreSettings
 from distpool.wire.channel import Channel
+from distpool.wire.codec import encode
+from distpool.wire.store_client_to_agent import StoreHello
 
 MB = 1 << 20
 
@@ -448,3 +450,13 @@ def test_places_to_spill_to(tmp_path, monkeypatch):
     assert "secret" not in str(caught.value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert StoreSettings.make(spill_uri="gs://bucket/path/").spill_uri == "gs://bucket/path"
+
+
+def test_who_is_dead_by_the_time_it_is_heard_is_charged_nothing(node):
+    here = node(20 * MB)
+    driver = here.store("d-1")
+    before = driver.describe_node().allowed_bytes
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here.do(lambda: here.service.on_message(b"o-w-1", [encode(StoreHello(ended.pid, MB))]))
+    assert driver.describe_node().allowed_bytes == before
