@@ -61,6 +61,8 @@ class TestLocalProvisioner(ProvisionerContract):
     def test_one_that_is_killed_is_gone_from_the_list(self, provisioner: LocalProvisioner, link: OperatorLink) -> None:
         provisioner.start("one", "local")
         eventually(lambda: "one" in self.nodes(link))
+        # The node may be heard of before the provisioner has noted its process.
+        eventually(lambda: provisioner._processes["one"].started is not None)
         started = provisioner._processes["one"].started
         assert started is not None
         os.kill(started.pid, signal.SIGKILL)
