@@ -78,9 +78,10 @@ class Channel:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         # What cannot be routed must be an error and not vanish; flow control is by credits, never by high-water marks.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # Whoever dials anew is known under its name at once, even if the end of its old connection is not known yet:
-        # otherwise the new one would be there and never be listened to.
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if keys is None:
+            # Whoever dials anew is known under its name at once, even if the end of its old connection is not known
+            # yet: a new agent takes its predecessor's place, and old connections find it by themselves.
+            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.LINGER, 0)
