@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-j", dest="jobs", type=int, default=2, help="tests at a time (default 2)")
     run.add_argument("--timeout", type=float, help="limit for one test, in seconds")
     run.add_argument("--retries", type=int, default=0, help="run a failed test again before it counts (default 0)")
+    run.add_argument("--resume", action="store_true", help="go on where a run that was cut short ended")
     run.add_argument("--list", action="store_true", help="show the tests' names, run nothing")
     run.add_argument("-v", dest="verbose", action="store_true", help="show every test, and details of failures")
     run.add_argument("--results", type=Path, default=results.FOLDER, help="folder for the result")
@@ -93,7 +94,12 @@ def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: ar
         print(f"=== {title}: NOT RUN: {unavailable}")
         return _UNAVAILABLE
 
+    journal = results.Journal(options.results, suite.name, target, interpreter)
+    earlier = {record.test: record for record in journal.read()} if options.resume else {}
+    order: dict[str, int] = {}
+
     def choose(tests: Sequence[str]) -> Sequence[str]:
+        order.update((test, index) for index, test in enumerate(tests))
         if options.patterns:
             wanted = [f"*{pattern}*" for pattern in options.patterns]
             tests = [test for test in tests if any(expectations.matches(pattern, test) for pattern in wanted)]
@@ -101,9 +107,16 @@ def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: ar
             print("\n".join(tests))
             return []
         print(f"=== {title}: {len(tests)} tests", flush=True)
-        return tests
+        for test in earlier.keys() - set(tests):
+            del earlier[test]
+        if earlier:
+            print(f"{len(earlier)} of them were run before")
+        if not options.resume:
+            journal.clear()
+        return [test for test in tests if test not in earlier]
 
     def progress(record: Record, done: int, total: int) -> None:
+        journal.add(record)
         known = any(entry.covers(record.test) for entry in entries)
         if options.verbose or record.outcome in (FAILED, HUNG) or record.attempts > 1:
             note = " (listed)" if known and record.outcome != PASSED else ""
@@ -135,10 +148,12 @@ def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: ar
         return _UNEXPECTED
     if options.list:
         return 0
+    records = sorted([*earlier.values(), *records], key=lambda record: order[record.test])
     judgement = expectations.judge(records, entries, complete=not options.patterns)
     seconds = time.monotonic() - started
     selection = ", ".join(options.patterns)
     path = results.write(options.results, suite.name, target, interpreter, selection, records, judgement, seconds)
+    journal.clear()
     return _conclude(title, records, judgement, path, options.strict)
 
 

@@ -20,6 +20,28 @@ from compat_tests.runner.verdict import OUTCOMES, PASSED, SKIPPED, Record
 FOLDER = Path(__file__).resolve().parent.parent / "results"
 
 
+class Journal:
+    """The records of a run that is not complete yet, one line each: what one that is cut short leaves for the next."""
+
+    def __init__(self, folder: Path, suite: str, target: str, interpreter: Interpreter) -> None:
+        self._path = folder / f"{suite}-{target}-py{interpreter.minor}.partial"
+
+    def read(self) -> list[Record]:
+        """What was recorded; a line that was cut in the middle does not count."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text().split("\n")[:-1]
+        return [Record(**json.loads(line)) for line in lines]
+
+    def add(self, record: Record) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(record._asdict()) + "\n")
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
 def counts(records: Sequence[Record]) -> dict[str, int]:
     """How many tests had each outcome."""
     counter = collections.Counter(record.outcome for record in records)

@@ -71,6 +71,21 @@ def test_a_failure_fails_the_run(run: Any, test: str, detail: str) -> None:
     assert f"unexpected: failed {test}" in failed.output
 
 
+def test_a_run_that_was_cut_short_goes_on_where_it_ended(run: Any, tmp_path: Path) -> None:
+    assert run("is_right").status == 0
+    assert not list(tmp_path.glob("*.partial")), "a complete run leaves nothing to go on with"
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    journal = tmp_path / f"{SUITE}-{sample_suite.SUITE.targets[0]}-py{minor}.partial"
+    # What a run leaves that is killed while it writes.
+    done = json.dumps(Record("fails", PASSED, 1.0)._asdict())
+    journal.write_text(f'{done}\n{{"test": "is_ri')
+    resumed = run("is_right", "-k", "fails", "--resume")
+    assert resumed.result["outcomes"]["fails"] == PASSED, "it was run again"
+    assert resumed.result["outcomes"]["is_right"] == PASSED
+    assert "1 of them were run before" in resumed.output
+    assert run("fails").result["outcomes"] == {"fails": FAILED}, "without the option all is run"
+
+
 def test_a_failure_that_is_listed_does_not(run: Any) -> None:
     listed = run("fails", exceptions=entry("fails"))
     assert listed.status == 0
