@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from distpool.errors import ConnectError
-from distpool.node import launch, statefolder
+from distpool.node import launch, machine, statefolder
 from distpool.node.launch import MemberConfig
 from distpool.wire.resources import Shape
 from distpool.wire.security import Token, new_secret, parse_address
@@ -76,6 +76,9 @@ def add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="NAME=AMOUNT",
         help="further resources to offer; may be given several times",
     )
+    parser.add_argument(
+        "--node", metavar="NAME", help="its name in the cluster, which no other node may have (default: one is made)"
+    )
     parser.add_argument("--foreground", action="store_true", help="stay in the foreground, and log to standard error")
     parser.set_defaults(run=start)
 
@@ -83,9 +86,13 @@ def add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def start(arguments: argparse.Namespace) -> int:
     """Run ``distpool start``."""
     token = _new_token(arguments) if arguments.head else _found_token(arguments)
-    host = arguments.host or (token.address.rpartition(":")[0] if arguments.head else _own_address(token.address))
+    host = arguments.host or (
+        token.address.rpartition(":")[0] if arguments.head else machine.address_towards(token.address)
+    )
     first_port, last_port = _port_range(arguments.worker_ports)
-    node = f"{_safe(socket.gethostname())}-{secrets.token_hex(3)}"
+    node = f"{_safe(socket.gethostname())}-{secrets.token_hex(3)}" if arguments.node is None else arguments.node
+    if node != _safe(node):
+        raise ConnectError(f"--node {node}: a name has at most 40 letters, digits and hyphens")
     log = "" if arguments.foreground else str(statefolder.log_path(node))
     member = MemberConfig(
         token=token.line(),
@@ -109,13 +116,14 @@ def start(arguments: argparse.Namespace) -> int:
     finally:
         if output >= 0:
             os.close(output)
+    if arguments.foreground:  # before anybody can know that it is up, and have it end
+        signal.signal(signal.SIGTERM, lambda *_: _ask_to_end(started.pid))
     print(_words(started.announcement, member), flush=True)
     return _stay(started) if arguments.foreground else 0
 
 
 def _stay(started: launch.MemberStart) -> int:
     """Until the node ends; Ctrl-C and SIGTERM end it."""
-    signal.signal(signal.SIGTERM, lambda *_: _ask_to_end(started.pid))
     while True:
         try:
             _, status = os.waitpid(started.pid, 0)
@@ -159,7 +167,7 @@ and elsewhere, with a copy of the token file:
 def _new_token(arguments: argparse.Namespace) -> Token:
     if not 0 <= arguments.port < 65536:
         raise ConnectError(f"--port {arguments.port}: ports are numbers from 1 to 65535 (0: any)")
-    host = arguments.host or _own_address("192.0.2.1:9")
+    host = arguments.host or machine.address_towards("192.0.2.1:9")
     address = f"[{host}]:{arguments.port}" if ":" in host and not host.startswith("[") else f"{host}:{arguments.port}"
     path = statefolder.token_path(address)
     # A head that is started again at its address is the same cluster: nodes and programs find it again.
@@ -189,18 +197,6 @@ def _found_token(arguments: argparse.Namespace) -> Token:
         except ValueError as error:
             raise ConnectError(str(error)) from error
     return token
-
-
-def _own_address(towards: str) -> str:
-    """The address of the interface that leads there; nothing is sent."""
-    host, _, port = towards.rpartition(":")
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"  # no network at all
 
 
 def _port_range(text: str | None) -> tuple[int, int]:

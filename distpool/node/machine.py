@@ -118,6 +118,18 @@ def _visible_gpus(environment: Mapping[str, str], root: Path) -> int:
     return count
 
 
+def address_towards(towards: str) -> str:
+    """The address of the interface that leads to ``host:port``; nothing is sent."""
+    host, _, port = towards.rpartition(":")
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"  # no network at all
+
+
 def process_space(root: Path = _ROOT) -> str:
     """Processes of which this is the same can watch each other: a process id means the same to both."""
     return f"{_boot(root)}/{_namespace(root, 'pid')}"

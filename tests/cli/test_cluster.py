@@ -67,9 +67,12 @@ def distpool(tmp_path: Path) -> Iterator[Command]:
 def test_a_cluster_from_start_to_stop(distpool: Command, run_script: Callable[..., str]) -> None:
     address = distpool.start_head()
     assert distpool.token_file(address).stat().st_mode & 0o777 == 0o600
-    assert "joined" in distpool("start", "--join", address, "--num-cpus", "1", "--resources", "licence=2")
+    assert "joined" in distpool(
+        "start", "--join", address, "--num-cpus", "1", "--resources", "licence=2", "--node", "b"
+    )
     status = distpool("status")
     assert "2 nodes, 0 of 3 CPUs in use" in status
+    assert re.search(r"^  b +\S+ +0/1 CPUs", status, re.MULTILINE)
     assert "0/2 licence" in status
     program = """
 import distpool, os, sys
@@ -132,6 +135,7 @@ def test_messages_that_tell_what_is_wrong(distpool: Command, tmp_path: Path) -> 
     assert "nobody listens there" in refused
     assert "is no token" in distpool("start", "--join", "--token-file", "-", text="hello\n", status=1)
     assert "which cluster?" in distpool("start", "--join", status=1)
+    assert "--node a/b: a name has" in distpool("start", "--join", address, "--node", "a/b", status=1)
     assert "no node nobody runs here" in distpool("stop", "nobody", status=1)
     assert "give a name and an amount" in distpool("start", "--head", "--resources", "x", status=1)
     log = next((distpool.folder / "distpool" / "logs").glob("*.log")).read_text()
