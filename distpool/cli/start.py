@@ -14,7 +14,7 @@ import msgspec
 
 from distpool.errors import ConnectError
 from distpool.node import launch, machine, statefolder
-from distpool.node.launch import MemberConfig
+from distpool.node.config import MemberConfig
 from distpool.wire.resources import Shape
 from distpool.wire.security import Token, new_secret, parse_address
 

@@ -13,73 +13,25 @@ import select
 import signal
 import sys
 import time
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from distpool.errors import ConnectError
+from distpool.node.config import (
+    READY,
+    MemberConfig,
+    NodeConfig,
+    agent_endpoint,
+    scheduler_endpoint,
+    write_config,
+)
 from distpool.node.folders import Folders
+from distpool.node.spawn import spawn
 from distpool.store.settings import StoreSettings
-from distpool.wire.resources import Shape
 
 #: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
 START_TIMEOUT_S = 60.0
 #: How long a node may take to end before it is killed.
 STOP_TIMEOUT_S = 10.0
-#: What the node says when it can grant workers; anything else is an error in words.
-READY = b"ready"
-
-
-class MemberConfig(msgspec.Struct, frozen=True):
-    """What ``distpool start`` tells a node of a cluster, beside what every node is told.
-
-    :param token: the cluster's, in one line.
-    :param head: whether the scheduler runs in this process as well; it then listens where the token says.
-    :param bind_host: the address on which workers (and the scheduler) listen.
-    :param advertised_host: by which other machines reach this one.
-    :param first_port, last_port: workers listen on the first that is free; 0: on any.
-    :param capacity: what the node offers; fields that are negative: what the machine has.
-    :param working_directory: where tasks start when their driver's folder does not exist here.
-    :param foreground: whether the node ends with the process that started it.
-    :param log: its log file, or empty.
-    """
-
-    token: str
-    head: bool
-    bind_host: str
-    advertised_host: str
-    first_port: int
-    last_port: int
-    capacity: Shape
-    working_directory: str
-    foreground: bool
-    log: str = ""
-
-    def __repr__(self) -> str:
-        return f"<MemberConfig {self.advertised_host}>"  # not the token
-
-
-class NodeConfig(msgspec.Struct, frozen=True):
-    """What the driver tells its node.
-
-    :param import_path: folders of installed packages that the driver can import from.
-    :param spares: how many spare workers to keep; None: as many as is good for the machine.
-    :param worker_module: what workers run; differs in tests only.
-    :param store_settings: of its object store.
-    :param member: None for a program's private node.
-    """
-
-    node: str
-    root: str
-    store: str
-    spill: str
-    driver_pid: int
-    import_path: list[str]
-    spares: int | None = None
-    preload: bool = True
-    worker_module: str = "distpool.worker.main"
-    store_settings: StoreSettings = StoreSettings()
-    member: MemberConfig | None = None
 
 
 class PrivateNode:
@@ -347,19 +299,6 @@ def _next_name(name: str) -> str:
     return f"{first}~{int(number or 1) + 1}"
 
 
-def write_config(fd: int, config: NodeConfig) -> None:
-    payload = msgspec.msgpack.encode(config)
-    os.write(fd, len(payload).to_bytes(4, "big") + payload)
-
-
-def scheduler_endpoint(root: str) -> str:
-    return f"ipc://{root}/s"
-
-
-def agent_endpoint(root: str) -> str:
-    return f"ipc://{root}/a"
-
-
 def installed_packages() -> list[str]:
     """Where this program finds installed packages."""
     return [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
@@ -369,41 +308,3 @@ def spare_workers() -> int | None:
     """How many the user wants; None: as many as is good for the machine."""
     wanted = os.environ.get("DISTPOOL_SPARE_WORKERS", "")
     return int(wanted) if wanted.isdigit() else None
-
-
-def spawn(role: str, stdin: int, status: int, output: int = -1) -> int:
-    """Start ``python distpool/node/__main__.py ROLE`` in a session of its own; returns its process id.
-
-    :param output: what becomes its standard output and error; default: ours.
-
-    Not ``subprocess``: that would warn about a process that is still running when the interpreter ends, and this one
-    ends by itself.
-    """
-    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
-
-    if not sys.executable:
-        raise ConnectError("sys.executable is empty: there is no Python to start workers with")
-    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-    arguments = [sys.executable, *_args_from_interpreter_flags(), main, role]
-    # Numbers above those that they become in the child, so that no move overwrites another one's source.
-    safe_stdin, safe_status = _duplicate(stdin), _duplicate(status)
-    safe_output = _duplicate(output) if output >= 0 else -1
-    actions = [(os.POSIX_SPAWN_DUP2, safe_stdin, 0), (os.POSIX_SPAWN_DUP2, safe_status, 3)]
-    if output >= 0:
-        actions += [(os.POSIX_SPAWN_DUP2, safe_output, 1), (os.POSIX_SPAWN_DUP2, safe_output, 2)]
-    options: dict[str, Any] = {"file_actions": actions, "setsigmask": [], "setsigdef": [signal.SIGINT, signal.SIGPIPE]}
-    try:
-        try:
-            return os.posix_spawn(sys.executable, arguments, os.environ, setsid=True, **options)
-        except NotImplementedError:  # then the process itself leaves the session, a moment later
-            return os.posix_spawn(sys.executable, arguments, os.environ, **options)
-    finally:
-        for fd in (safe_stdin, safe_status, safe_output):
-            if fd >= 0:
-                os.close(fd)
-
-
-def _duplicate(fd: int) -> int:
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)

@@ -24,10 +24,10 @@ import zmq
 from distpool.errors import ConnectError
 from distpool.node import machine, statefolder
 from distpool.node.agent import Agent, remote_scheduler
+from distpool.node.config import MemberConfig, NodeConfig, agent_endpoint
 from distpool.node.control import ClusterFacts
 from distpool.node.core import AgentCore
 from distpool.node.events import SchedulerSaid
-from distpool.node.launch import MemberConfig, NodeConfig, agent_endpoint
 from distpool.node.loop import Loop
 from distpool.wire import codec, scheduler_to_agent
 from distpool.wire.agent_to_scheduler import AgentGoodbye, AgentHello

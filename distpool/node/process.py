@@ -23,7 +23,8 @@ import msgspec
 import zmq
 
 from distpool import crashpoints
-from distpool.node.launch import READY, NodeConfig, agent_endpoint, scheduler_endpoint, spawn, write_config
+from distpool.node.config import READY, NodeConfig, agent_endpoint, scheduler_endpoint, write_config
+from distpool.node.spawn import spawn
 from distpool.wire import channel, codec
 
 if TYPE_CHECKING:

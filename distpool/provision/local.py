@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from distpool.errors import ConnectError
 from distpool.node import folders, launch, statefolder
+from distpool.node.config import MemberConfig
 from distpool.provision.interface import NodeType, ProvisionError
 
 #: How long a node may take to end before it is killed.
@@ -98,7 +99,7 @@ class LocalProvisioner:
     # -- within -------------------------------------------------------------------------------------------------
 
     def _launch(self, node: str, kind: NodeType, process: _Process) -> None:
-        member = launch.MemberConfig(
+        member = MemberConfig(
             token=self._token.line(),
             head=False,
             bind_host=self._host,

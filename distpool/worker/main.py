@@ -92,7 +92,7 @@ def run(start: WorkerStart) -> NoReturn:
     status = 0
     try:
         runner.serve()
-        runner.report_modules()
+        runner.imports.report()
         _run_exit_functions()
         runner.end()
         channel.close(_LINGER_S)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import socket
 import sys
 import threading
 import time
@@ -21,18 +20,17 @@ from typing import TYPE_CHECKING, Any
 from distpool.errors import DistpoolError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, READONLY, Definitions, Leave, Setup, Task, Value
-from distpool.wire.worker_to_agent import ModulesImported
 from distpool.wire.worker_to_driver import (
     OK,
     RAISED,
     UNTRANSPORTABLE,
-    Notice,
     Result,
     SetupDone,
     SetupFailed,
     TasksDone,
 )
 from distpool.worker import context, failure, setup
+from distpool.worker.imports import Imports
 from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
 from distpool.worker.output import Forwarder
@@ -78,11 +76,7 @@ class Runner:
         self._stage = _LOADING
         self._leaving = False
         self._forked = False
-        self._modules_at_start = frozenset(sys.modules)
-        self._modules_count = len(self._modules_at_start)
-        self._modules_told: set[str] = set()
-        #: Of the driver's packages, if the driver is on another machine.
-        self._versions: dict[str, str] = {}
+        self.imports = Imports(mailbox)
         self._forwarder = Forwarder(mailbox.tell_driver, self._may_gather)
         codes = frozenset({Runner._run_batch.__code__, Runner._run_unusual.__code__})
         self._watch = Watch(mailbox, self, codes)
@@ -104,8 +98,7 @@ class Runner:
                     self._answer_claimed(error)
                 continue
             self.flush()
-            if len(sys.modules) != self._modules_count:
-                self.report_modules()
+            self.imports.report()
             self.busy = False
             # After ``busy``: the watch thread may have taken something in while it still saw this one busy.
             if not pending and (ready := mailbox.channel.wait()):
@@ -293,7 +286,8 @@ class Runner:
         self.running = _SETTING_UP
         try:
             setup.enter_program(message)
-            self._versions = dict(message.versions) if setup.is_elsewhere(message) else {}
+            if setup.is_elsewhere(message):
+                self.imports.compare_with(message.versions)
             self._forwarder.limit(message.output_bytes_per_s)
             self._store = ObjectStore(
                 Path(self._start.store_folder),
@@ -373,25 +367,6 @@ class Runner:
         if self._store is not None:
             self._store.trim()
 
-    def report_modules(self) -> None:
-        """Tell the agent which installed modules this worker came to import."""
-        self._modules_count = len(sys.modules)
-        names = {_preloadable(name) for name in list(sys.modules) if name not in self._modules_at_start}
-        new = {name for name in names - self._modules_told if _is_installed(name)}
-        if new:
-            self._compare_versions(new)
-            self._modules_told |= new
-            self._mailbox.tell_agent(ModulesImported(tuple(sorted(new))))
-
-    def _compare_versions(self, names: set[str]) -> None:
-        """On another machine than the driver's, packages may be of other versions; once is enough to say so."""
-        for name in sorted({name.partition(".")[0] for name in names}):
-            theirs, ours = self._versions.pop(name, ""), getattr(sys.modules.get(name), "__version__", "")
-            if theirs and isinstance(ours, str) and ours and ours.split(".")[:2] != theirs.split(".")[:2]:
-                self._mailbox.tell_driver(
-                    Notice(f"{name} is {theirs} where the program runs, and {ours} on {socket.gethostname()}")
-                )
-
     def _may_gather(self) -> bool:
         return self.busy and not self._mailbox.watch_serves
 
@@ -415,15 +390,3 @@ class Runner:
             traceback.print_exception(type(error), error, error.__traceback__)
             code = 1
         os._exit(code & 0xFF)
-
-
-def _preloadable(name: str) -> str:
-    """What to preload for a module: big packages import their parts (``sklearn.ensemble``) on demand only."""
-    package, _, part = name.partition(".")
-    part = part.partition(".")[0]
-    return f"{package}.{part}" if part and not part.startswith("_") else package
-
-
-def _is_installed(name: str) -> bool:
-    origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None) or ""
-    return "site-packages" in origin or "dist-packages" in origin

@@ -17,9 +17,9 @@ import pytest
 import zmq
 
 from distpool.errors import ConnectError
-from distpool.node import launch
 from distpool.node.launch import PrivateNode, start_private_node
 from distpool.node.machine import process_space
+from distpool.node.spawn import spawn
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel
 from distpool.wire.resources import Shape
@@ -410,13 +410,13 @@ def _switches(pid: int) -> int:
 def test_the_interpreter_flags_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
-    def spawn(path: str, arguments: list[str], environment: object, **options: object) -> int:
+    def posix_spawn(path: str, arguments: list[str], environment: object, **options: object) -> int:
         seen.append(arguments)
         return 1
 
-    monkeypatch.setattr(os, "posix_spawn", spawn)
+    monkeypatch.setattr(os, "posix_spawn", posix_spawn)
     read, write = os.pipe()
-    launch.spawn("private", read, write)
+    spawn("private", read, write)
     os.close(read)
     os.close(write)
     assert seen[0][0] == sys.executable

@@ -1,0 +1,78 @@
+"""What a node is told when it is started, and where it then listens; known to whoever starts it and to itself."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from distpool.store.settings import StoreSettings
+from distpool.wire.resources import Shape
+
+#: What the node says when it can grant workers; anything else is an error in words.
+READY = b"ready"
+
+
+class MemberConfig(msgspec.Struct, frozen=True):
+    """What ``distpool start`` tells a node of a cluster, beside what every node is told.
+
+    :param token: the cluster's, in one line.
+    :param head: whether the scheduler runs in this process as well; it then listens where the token says.
+    :param bind_host: the address on which workers (and the scheduler) listen.
+    :param advertised_host: by which other machines reach this one.
+    :param first_port, last_port: workers listen on the first that is free; 0: on any.
+    :param capacity: what the node offers; fields that are negative: what the machine has.
+    :param working_directory: where tasks start when their driver's folder does not exist here.
+    :param foreground: whether the node ends with the process that started it.
+    :param log: its log file, or empty.
+    """
+
+    token: str
+    head: bool
+    bind_host: str
+    advertised_host: str
+    first_port: int
+    last_port: int
+    capacity: Shape
+    working_directory: str
+    foreground: bool
+    log: str = ""
+
+    def __repr__(self) -> str:
+        return f"<MemberConfig {self.advertised_host}>"  # not the token
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """What the driver tells its node.
+
+    :param import_path: folders of installed packages that the driver can import from.
+    :param spares: how many spare workers to keep; None: as many as is good for the machine.
+    :param worker_module: what workers run; differs in tests only.
+    :param store_settings: of its object store.
+    :param member: None for a program's private node.
+    """
+
+    node: str
+    root: str
+    store: str
+    spill: str
+    driver_pid: int
+    import_path: list[str]
+    spares: int | None = None
+    preload: bool = True
+    worker_module: str = "distpool.worker.main"
+    store_settings: StoreSettings = StoreSettings()
+    member: MemberConfig | None = None
+
+
+def write_config(fd: int, config: NodeConfig) -> None:
+    payload = msgspec.msgpack.encode(config)
+    os.write(fd, len(payload).to_bytes(4, "big") + payload)
+
+
+def scheduler_endpoint(root: str) -> str:
+    return f"ipc://{root}/s"
+
+
+def agent_endpoint(root: str) -> str:
+    return f"ipc://{root}/a"
