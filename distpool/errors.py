@@ -7,6 +7,7 @@ catch, so that existing ``except`` clauses go on working.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError
 
 
@@ -54,7 +55,14 @@ class InfeasibleError(DistpoolError, ValueError):
 
 
 class ObjectLostError(DistpoolError):
-    """A stored value is gone and cannot be computed again."""
+    """A stored value is gone and cannot be computed again.
+
+    :ivar object_ids: the stored objects that are gone, as far as they are known.
+    """
+
+    def __init__(self, message: str = "", object_ids: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.object_ids = tuple(object_ids)
 
 
 class ObjectStoreFullError(DistpoolError, MemoryError):

@@ -96,7 +96,7 @@ class Views:
         else:
             mapping = self._map(object_id, segment)
         if start + size_bytes > mapping.size_bytes:
-            raise ObjectLostError(f"object {object_id} lies beyond the end of segment {segment}")
+            raise ObjectLostError(f"object {object_id} lies beyond the end of segment {segment}", (object_id,))
         if not mapping.busy:
             del self._idle[mapping]
             self._idle_bytes -= mapping.size_bytes
@@ -150,12 +150,12 @@ class Views:
         for idle in [m for m in self._idle if not (self._folder / m.segment).exists()]:
             self._unmap(idle)
         if os.sep in segment or segment.startswith("."):
-            raise ObjectLostError(f"object {object_id}: {segment!r} is not a segment")
+            raise ObjectLostError(f"object {object_id}: {segment!r} is not a segment", (object_id,))
         path: Path | None = self._folder / segment
         fd = -1
         while fd < 0:
             if path is None:
-                raise ObjectLostError(f"object {object_id} is gone: its segment {segment} was removed")
+                raise ObjectLostError(f"object {object_id} is gone: its segment {segment} was removed", (object_id,))
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:

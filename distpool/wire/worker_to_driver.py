@@ -32,13 +32,15 @@ UNTRANSPORTABLE = 2
 
 class Result(msgspec.Struct, array_like=True):
     """The outcome of one attempt.  ``objects`` are the buffers of the payload, made by the worker and from now on
-    owned by the driver; ``pinned`` are ids of argument objects that the task still holds on to."""
+    owned by the driver; ``pinned`` are ids of argument objects that the task still holds on to.  ``lost`` are objects
+    among the arguments that could not be had: nothing of the task has run."""
 
     attempt: int
     status: int
     payload: bytes
     objects: tuple[Location, ...] = ()
     pinned: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class TasksDone(_Message, frozen=True):

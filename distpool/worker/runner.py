@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distpool.errors import DistpoolError, SerializationError, TaskInterrupted
+from distpool.errors import DistpoolError, ObjectLostError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_driver import (
@@ -233,6 +233,7 @@ class Runner:
         if self._forked:
             self._end_forked_child(error)
         status = RAISED
+        lost: tuple[str, ...] = ()
         if isinstance(error, TaskInterrupted):
             context.interrupted(attempt)
         if isinstance(error, RecursionError):
@@ -242,6 +243,8 @@ class Runner:
         if stage != _CALLING and isinstance(error, (Exception, SystemExit) if stage == _LOADING else Exception):
             status = UNTRANSPORTABLE
             cause = error
+            if stage == _LOADING and isinstance(cause, ObjectLostError):
+                lost = cause.object_ids
             if stage == _PACKING:
                 error = SerializationError(f"the result of the task cannot be sent: {failure.summary(cause)}")
                 error.__cause__ = cause
@@ -249,7 +252,7 @@ class Runner:
                 text = f"the arguments of the task cannot be loaded in the worker: {failure.summary(cause)}"
                 error = SerializationError(text)
                 error.__cause__ = cause
-        return Result(attempt, status, failure.encode_exception(error, self._hidden_codes))
+        return Result(attempt, status, failure.encode_exception(error, self._hidden_codes), lost=lost)
 
     def _answer_claimed(self, error: BaseException) -> None:
         """Something came out of ``_run_batch`` itself: an interrupt at an awkward moment, or a recursion limit that a

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distpool.errors import SerializationError, TaskInterrupted
+from distpool.errors import ObjectLostError, SerializationError, TaskInterrupted
 from distpool.wire.driver_to_worker import CHUNK, Interrupt, Retract, RunTasks
 from distpool.wire.worker_to_agent import ModulesImported, WorkerStarted
 from distpool.wire.worker_to_driver import RAISED, UNTRANSPORTABLE, Retracted, SetupDone, SetupFailed, TasksDone
@@ -234,3 +234,17 @@ def test_leave_runs_what_was_sent_before(ready: Driver) -> None:
     attempt = ready.start(tasks.add, 1)
     assert ready.leave() == 0
     assert ready.outcome(attempt) == 2
+
+
+def test_arguments_that_are_gone_are_named(ready: Driver) -> None:
+    packed = ready.store.pack((len, (bytes(1 << 20),), {}))
+    (location,) = packed.value.objects
+    task = ready.task(len, b"")
+    task.payload, task.objects = packed.value.payload, packed.value.objects
+    (ready.store.folder / location.segment).unlink()
+    ready.send(RunTasks([task]))
+    result = ready.result(task.attempt)
+    assert (result.status, result.lost) == (UNTRANSPORTABLE, (location.object_id,))
+    error = decode_exception(result.payload)
+    assert isinstance(error, ObjectLostError)
+    assert error.object_ids == (location.object_id,)
