@@ -374,6 +374,10 @@ class WorkerPool:
 
     def on_granted(self, grant: scheduler_to_driver.LeaseGranted, now: float, effects: Effects) -> None:
         """A lease was granted: dial the worker and make it look like this program."""
+        if self._workforce.has_given_up(grant.lease):
+            # The scheduler confirmed it before it heard that; whether it has heard by now, nobody knows.
+            self._session.decline(grant)
+            return
         worker = self._workforce.admit(grant, self._setup)
         if worker is not None:
             self._core.on_granted(worker, now, effects)

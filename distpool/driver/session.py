@@ -378,7 +378,7 @@ class Session:
             self._labels[peer] = f"{grant.host or grant.node} {grant.pid}"
 
     def decline(self, grant: scheduler_to_driver.LeaseGranted) -> None:
-        """A worker came for a pool that has ended meanwhile (caller holds the lock)."""
+        """A worker came that is not wanted: its pool has ended, or has given it up (caller holds the lock)."""
         self.tell_scheduler(driver_to_scheduler.ReturnLease(grant.lease, 0.0))
 
     def refused(self, reason: str, settled: Settled) -> None:

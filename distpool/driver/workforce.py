@@ -89,6 +89,10 @@ class Workforce:
         """The scheduler will tell that a lease ended which has ended here before."""
         self._given_up.add(lease)
 
+    def has_given_up(self, lease: str) -> bool:
+        """Whether its end has been noted here before the scheduler told of it."""
+        return lease in self._given_up
+
     def was_given_up(self, lease: str) -> bool:
         """Whether that is what it has told now."""
         if lease not in self._given_up:

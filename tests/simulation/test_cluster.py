@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from distpool.wire.scheduler_to_driver import LeaseGranted
 from tests.simulation.cluster import Cluster
 from tests.simulation.mutants import MUTANTS, Mutant
 
@@ -48,3 +49,23 @@ def test_planted_bugs_are_found(mutant: Mutant) -> None:
             except Exception:
                 return
     pytest.fail(f"nobody notices that {mutant.name}")
+
+
+def test_a_worker_that_was_given_up_while_the_scheduler_confirmed_it_stays_so() -> None:
+    cluster = Cluster(1, drivers=1, faults=0)
+    confirmed = 0
+    send = cluster.network.send
+
+    def watch(source: str, target: str, message: object) -> None:
+        nonlocal confirmed
+        send(source, target, message)
+        if isinstance(message, LeaseGranted):
+            confirmed += 1
+            if confirmed == 1:
+                cluster.clock.after(0.05, cluster.drivers[0].reconnect)
+            elif cluster.drivers[0].holds(message.lease):
+                cluster.clock.after(0.0, cluster.drivers[0].lose_link)
+
+    cluster.network.send = watch  # type: ignore[method-assign]
+    cluster.run()
+    assert confirmed > 2
