@@ -15,9 +15,9 @@ always encrypted and authenticated (see ``security``): a channel without the clu
 
 from __future__ import annotations
 
-import select
 import socket as sockets
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import zmq
 
 from distpool.wire.doorbell import Doorbell
-from distpool.wire.shortcuts import ROUNDS, Shortcuts
+from distpool.wire.shortcuts import Shortcuts
+from distpool.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from distpool.wire.links import LinkEvent, LinkWatch
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 Frame: TypeAlias = "bytes | memoryview"
 Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 
-#: Where messages may be, as ``wait`` says it: in shortcuts, or anywhere.
-_SHORTCUTS, EVERYTHING = 1, 2
+#: What ``wait`` returns unless messages are in certain shortcuts only, of which it then returns the descriptors.
+EVERYTHING = (-1,)
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
 #: Over TCP, messages travel in frames of at most this size: a stranger cannot make us take in more than that before he
@@ -91,9 +92,11 @@ class Channel:
         self._fd = int(socket.getsockopt(zmq.FD))
         self._endpoints: dict[bytes, str] = {}
         self._doorbell = Doorbell()
-        self._shortcuts = Shortcuts(routing_id)
-        #: One for each thread that waits: ``poll`` objects refuse a second one.
-        self._polls = threading.local()
+        #: One for each thread that waits, or for each doorbell that threads wait with.
+        self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
+        self._own_waiter = threading.local()
+        self._waiter_with: dict[Doorbell, Waiter] = {}
+        self._shortcuts = Shortcuts(routing_id, self._watch_shortcut)
         self._closed = False
 
     def bind(self, endpoint: str, *, shortcuts: bool = False) -> str:
@@ -226,32 +229,31 @@ class Channel:
             finally:
                 self._pass_on_edge()
 
-    def drain(self, ready: int = EVERYTHING) -> list[Incoming]:
+    def drain(self, ready: Sequence[int] = EVERYTHING) -> list[Incoming]:
         """All messages that have arrived, without waiting.
 
         :param ready: what ``wait`` has just returned.
         """
         socket = self._socket
         arrived: list[Incoming] = []
-
-        def deliver(peer: bytes, frames: list[bytes]) -> None:
-            arrived.append((peer, frames))
-
         with self._lock:
             if self._closed:
                 return arrived
             shortcuts = self._shortcuts if self._shortcuts.active else None
             if shortcuts is not None:
-                # Who has just waited will do so again: no need to look for more than there was.
-                shortcuts.take_in(deliver, rounds=1 if ready == _SHORTCUTS else ROUNDS)
-            while ready >= EVERYTHING and self._readable():
+                if ready is not EVERYTHING:
+                    # Who has just waited will do so again: no need to look for more than there was.
+                    shortcuts.take_in_from(ready, arrived)
+                    return arrived
+                shortcuts.take_in(arrived)
+            while self._readable():
                 # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
                 if len(arrived) >= 256:
                     self.wake()
                     break
                 frames = socket.recv_multipart(zmq.NOBLOCK)
                 if shortcuts is not None:
-                    shortcuts.deliver(frames[0], frames[1:], deliver)
+                    shortcuts.deliver(frames[0], frames[1:], arrived)
                     continue
                 pieces = self._keys is not None and len(frames) > 2
                 arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
@@ -267,25 +269,24 @@ class Channel:
         self._doorbell.answer()
         return self.drain()
 
-    def wait(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> int:
-        """Block until something may have arrived, ``wake`` was called, or ``doorbell`` rings; 0 when the time ran out,
-        otherwise what ``drain`` has to look at.  Returns at once while something waits to be drained.
+    def wait(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> Sequence[int]:
+        """Block until something may have arrived, ``wake`` was called, or ``doorbell`` rings; empty when the time ran
+        out, otherwise what ``drain`` has to look at.  Returns at once while something waits to be drained.
 
         Several threads may wait.  A message or a ``wake`` brings at least one of them back, which must ``drain``;
         whoever must reach a certain thread rings the doorbell that this thread waits with.
         """
-        poll = self._poll_of(doorbell)
-        found = 0
-        for fd, _ in poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000):
-            if fd == self._shortcuts.fd:
-                found |= _SHORTCUTS
-                continue
-            found |= EVERYTHING
-            if fd == self._doorbell.fd:
-                self._doorbell.answer()
-            elif fd != self._fd and doorbell is not None:
-                doorbell.note(fd, poll)
-        return found
+        waiter: Waiter | None = (
+            getattr(self._own_waiter, "waiter", None) if doorbell is None else self._waiter_with.get(doorbell)
+        )
+        ready = (waiter or self._new_waiter(doorbell)).wait(timeout_s)
+        owns = self._shortcuts.owns
+        for fd in ready:
+            if not owns(fd):
+                if self._doorbell.fd in ready:
+                    self._doorbell.answer()
+                return EVERYTHING
+        return ready
 
     def receive(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> list[Incoming]:
         """``wait`` and ``drain``.  May return an empty list."""
@@ -307,6 +308,9 @@ class Channel:
                 self._links.close()
             self._socket.close(int(linger_s * 1000))
             self._shortcuts.close()
+            for waiter in self._waiters:
+                waiter.close()
+            self._waiter_with.clear()
         self._doorbell.close()
 
     def _pass_on_edge(self) -> None:
@@ -317,17 +321,23 @@ class Channel:
     def _readable(self) -> bool:
         return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
-    def _poll_of(self, doorbell: Doorbell | None) -> select.poll:
-        poll: select.poll | None = getattr(self._polls, "poll", None)
-        if poll is None:
-            poll = self._polls.poll = select.poll()
-            poll.register(self._fd, select.POLLIN)
-            poll.register(self._doorbell.fd, select.POLLIN)
-            if self._shortcuts.fd >= 0:
-                poll.register(self._shortcuts.fd, select.POLLIN)
-        if doorbell is not None:
-            doorbell.register_with(poll)
-        return poll
+    def _new_waiter(self, doorbell: Doorbell | None) -> Waiter:
+        with self._lock:
+            waiter = Waiter((self._fd, self._doorbell.fd, *self._shortcuts.descriptors()), doorbell)
+            self._waiters.add(waiter)
+            if doorbell is None:
+                self._own_waiter.waiter = waiter
+            else:
+                self._waiter_with[doorbell] = waiter
+        return waiter
+
+    def _watch_shortcut(self, fd: int, watch: bool) -> None:
+        """A shortcut was made, or is about to be closed (caller holds the lock)."""
+        for waiter in self._waiters:
+            if watch:
+                waiter.add(fd)
+            else:
+                waiter.remove(fd)
 
 
 def _in_pieces(frames: Sequence[Frame]) -> Sequence[Frame]:

@@ -43,13 +43,13 @@ class Doorbell:
             self.note(fd, poll)
         return bool(ready)
 
-    def register_with(self, poll: select.poll) -> None:
+    def register_with(self, poll: select.epoll | select.poll) -> None:
         """Let ``poll`` wait for it, too."""
         poll.register(self.fd, select.POLLIN)
         if self.lifeline >= 0 and not self.broken:
             poll.register(self.lifeline, select.POLLIN)
 
-    def note(self, fd: int, poll: select.poll) -> None:
+    def note(self, fd: int, poll: select.epoll | select.poll) -> None:
         """``poll`` found ``fd`` ready: if it is one of ours, take notice."""
         if fd == self.fd:
             self.answer()

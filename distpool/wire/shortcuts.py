@@ -17,7 +17,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 #: What goes through a shortcut at most; larger messages gain nothing.
 MOST_BYTES = 32 << 10
@@ -30,7 +30,8 @@ _ROLES = (b"d", b"w")
 _GREETING = b"\0distpool shortcut\0"
 _FLAGS = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
-Deliver = Callable[[bytes, "list[bytes]"], None]
+#: Messages in the order in which they are to be handled: from whom, and their frames.
+Arrived = list["tuple[bytes, list[bytes]]"]
 
 
 def path_beside(endpoint: str) -> str:
@@ -51,29 +52,29 @@ class _Shortcut:
         self.expected = 0
         self.held: dict[int, list[bytes]] = {}
 
-    def deliver(self, number: int, frames: list[bytes], deliver: Deliver) -> None:
+    def deliver(self, number: int, frames: list[bytes], arrived: Arrived) -> None:
         """Hand on what has come, as soon as all that was sent before it has."""
         if number != self.expected:
             self.held[number] = frames
             return
-        deliver(self.peer, frames)
+        arrived.append((self.peer, frames))
         self.expected += 1
         while self.held and (next_frames := self.held.pop(self.expected, None)) is not None:
-            deliver(self.peer, next_frames)
+            arrived.append((self.peer, next_frames))
             self.expected += 1
 
 
 class Shortcuts:
     """Those of one channel.
 
-    :ivar fd: readable while something waits to be taken in; -1 where the system has no such thing.
+    :param watch: told of each descriptor that must be waited for from now on (True), or no longer (False).
     :ivar active: whether there are or were any; where not, this need not be asked.
     """
 
-    def __init__(self, routing_id: bytes) -> None:
+    def __init__(self, routing_id: bytes, watch: Callable[[int, bool], None]) -> None:
         self._routing_id = routing_id
+        self._watch = watch
         self._epoll = select.epoll() if hasattr(select, "epoll") and hasattr(socket, "SOCK_SEQPACKET") else None
-        self.fd = self._epoll.fileno() if self._epoll is not None else -1
         self.active = False
         self._listener: socket.socket | None = None
         self._by_fd: dict[int, _Shortcut] = {}
@@ -96,7 +97,7 @@ class Shortcuts:
         listener.setblocking(False)
         self._listener = listener
         self.active = True
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._register(listener.fileno())
 
     def dial(self, endpoint: str, peer: bytes) -> None:
         """Try for a shortcut to the peer that listens at ``endpoint``, before the first message to it."""
@@ -130,36 +131,51 @@ class Shortcuts:
                 pass  # it is full, or broken, of which we hear when we read
         return number
 
-    def take_in(self, deliver: Deliver, *, rounds: int = ROUNDS) -> None:
-        """Take in what has come, but no more than ``rounds`` messages of each peer: ``fd`` stays readable as long as
-        there are more."""
+    def descriptors(self) -> list[int]:
+        """What must be waited for at this moment."""
+        listening = [self._listener.fileno()] if self._listener is not None else []
+        return [*listening, *self._by_fd]
+
+    def owns(self, fd: int) -> bool:
+        """Whether this descriptor is the connection to a peer."""
+        return fd in self._by_fd
+
+    def take_in_from(self, fds: Iterable[int], arrived: Arrived) -> None:
+        """Take in one message from each of these connections, which are said to have one."""
+        for fd in fds:
+            shortcut = self._by_fd.get(fd)
+            if shortcut is not None:
+                self._receive(shortcut, arrived)
+
+    def take_in(self, arrived: Arrived) -> None:
+        """Take in what has come, but not endlessly much: descriptors stay readable as long as there is more."""
         epoll = self._epoll
         if epoll is None:
             return
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             ready = epoll.poll(0, _READY)
             if not ready:
                 break
             for fd, _ in ready:
                 shortcut = self._by_fd.get(fd)
                 if shortcut is not None:
-                    self._receive(shortcut, deliver)
+                    self._receive(shortcut, arrived)
                 elif self._listener is not None and fd == self._listener.fileno():
                     self._accept(self._listener)
 
-    def deliver(self, peer: bytes, frames: list[bytes], deliver: Deliver) -> None:
+    def deliver(self, peer: bytes, frames: list[bytes], arrived: Arrived) -> None:
         """Hand on what came through ZeroMQ, in its turn."""
         if len(frames) != 2 or len(frames[1]) != _NUMBER.size or peer[:1] not in _ROLES:
-            deliver(peer, frames)
+            arrived.append((peer, frames))
             return
         number = frames.pop()
         if peer not in self._by_peer:
-            self.take_in(deliver)  # it dialled before it sent this
+            self.take_in(arrived)  # it dialled before it sent this
         shortcut = self._by_peer.get(peer)
         if shortcut is None:
-            deliver(peer, frames)
+            arrived.append((peer, frames))
         else:
-            shortcut.deliver(_NUMBER.unpack(number)[0], frames, deliver)
+            shortcut.deliver(_NUMBER.unpack(number)[0], frames, arrived)
 
     def hang_up(self, peer: bytes) -> None:
         """Forget a peer."""
@@ -169,8 +185,9 @@ class Shortcuts:
 
     def close(self) -> None:
         """Close them all."""
-        for peer in list(self._by_peer):
-            self.hang_up(peer)
+        self._by_peer.clear()
+        for shortcut in list(self._by_fd.values()):
+            self._break(shortcut)
         self._stop_listening()
         if self._epoll is not None:
             self._epoll.close()
@@ -179,14 +196,15 @@ class Shortcuts:
     # -- within -------------------------------------------------------------------------------------------------
 
     def _add(self, shortcut: _Shortcut) -> None:
-        assert self._epoll is not None
         assert shortcut.socket is not None
         fd = shortcut.socket.fileno()
         self.active = True
-        self._by_peer[shortcut.peer] = self._by_fd[fd] = shortcut
-        self._epoll.register(fd, select.EPOLLIN)
+        self._by_fd[fd] = shortcut
+        if shortcut.peer:
+            self._by_peer[shortcut.peer] = shortcut
+        self._register(fd)
 
-    def _receive(self, shortcut: _Shortcut, deliver: Deliver) -> None:
+    def _receive(self, shortcut: _Shortcut, arrived: Arrived) -> None:
         assert shortcut.socket is not None
         try:
             size = shortcut.socket.recv_into(self._buffer)
@@ -196,11 +214,13 @@ class Shortcuts:
             size = 0
         if not size:
             self._break(shortcut)
-        elif not shortcut.usable:
+        elif shortcut.usable:
+            number = _NUMBER.unpack_from(self._buffer)[0]
+            shortcut.deliver(number, [bytes(self._view[_NUMBER.size : size])], arrived)
+        elif shortcut.peer:
             shortcut.usable = True  # the other side's answer to our greeting
         else:
-            number = _NUMBER.unpack_from(self._buffer)[0]
-            shortcut.deliver(number, [bytes(self._view[_NUMBER.size : size])], deliver)
+            self._admit(shortcut, bytes(self._view[:size]))
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -211,22 +231,28 @@ class Shortcuts:
             self._stop_listening()  # out of descriptors: nobody may count on a shortcut that nobody listens to
             return
         connection.setblocking(False)
+        # Whoever waits here is often faster than the other side, which has yet to send its greeting.
+        self._add(_Shortcut(b"", connection, usable=False))
+
+    def _admit(self, shortcut: _Shortcut, greeting: bytes) -> None:
+        """A peer that dialled has said who it is."""
+        peer = greeting.removeprefix(_GREETING)
         try:
-            greeting = connection.recv(512)
-            peer = greeting.removeprefix(_GREETING)
             if peer == greeting or peer in self._by_peer:
                 raise ConnectionError("a stranger")
-            connection.send(_GREETING, _FLAGS)
+            assert shortcut.socket is not None
+            shortcut.socket.send(_GREETING, _FLAGS)
         except OSError:
-            connection.close()
+            self._break(shortcut)
             return
-        self._add(_Shortcut(peer, connection, usable=True))
+        shortcut.peer = peer
+        shortcut.usable = True
+        self._by_peer[peer] = shortcut
 
     def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            if self._epoll is not None:
-                self._epoll.unregister(listener.fileno())
+            self._unregister(listener.fileno())
             listener.close()
 
     def _break(self, shortcut: _Shortcut) -> None:
@@ -234,7 +260,16 @@ class Shortcuts:
         shortcut.usable = False
         if connection is not None:
             # Closing would not do: a process that the user forked may have the same socket.
-            if self._epoll is not None:
-                self._epoll.unregister(connection.fileno())
+            self._unregister(connection.fileno())
             del self._by_fd[connection.fileno()]
             connection.close()
+
+    def _register(self, fd: int) -> None:
+        assert self._epoll is not None
+        self._epoll.register(fd, select.EPOLLIN)
+        self._watch(fd, True)
+
+    def _unregister(self, fd: int) -> None:
+        if self._epoll is not None:
+            self._epoll.unregister(fd)
+            self._watch(fd, False)

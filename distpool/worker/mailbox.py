@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -78,7 +78,7 @@ class Mailbox:
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    def drain(self, ready: int = EVERYTHING) -> bool:
+    def drain(self, ready: Sequence[int] = EVERYTHING) -> bool:
         """Take in what has arrived, without waiting; whether there was anything (``ready`` as for the channel)."""
         with self._intake:
             arrived = self.channel.drain(ready)

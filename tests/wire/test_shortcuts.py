@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,33 @@ def test_small_messages_do_not_touch_zeromq(pair: Pair) -> None:
     pair.greet()
     assert pair.direct()
     assert pair.take(pair.worker, 1) == [b"probe"]
+
+
+def test_a_worker_that_is_faster_than_the_greeting_waits_for_it(pair: Pair) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:
+        slow.settimeout(10.0)
+        slow.connect(shortcuts.path_beside(pair.endpoint))
+        pair.worker.drain()  # takes the connection in before anything was said
+        slow.send(shortcuts._GREETING + b"d-slow")
+        ready = pair.worker.wait(10.0)
+        assert pair.worker.drain(ready) == []
+        assert slow.recv(100) == shortcuts._GREETING
+        slow.send(bytes(8) + b"first")
+        assert pair.take(pair.worker, 1) == [b"first"]
+
+
+def test_a_thread_that_waits_already_hears_of_a_new_shortcut(pair: Pair) -> None:
+    heard: list[bytes] = []
+    listener = threading.Thread(target=lambda: heard.extend(pair.take(pair.worker, 2)))
+    listener.start()
+    pair.dial()
+    pair.driver.send(b"w-1", (b"hello",))
+    while not pair.driver._shortcuts._by_peer[b"w-1"].usable:
+        assert pair.driver.wait(10.0)
+        pair.driver.drain()
+    assert pair.direct()
+    listener.join(10.0)
+    assert heard == [b"hello", b"probe"]
 
 
 def test_order_holds_between_large_messages_small_ones_and_a_full_socket(pair: Pair) -> None:
