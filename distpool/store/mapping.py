@@ -30,6 +30,7 @@ _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 #: Linux: do not count a copy-on-write mapping against the commit limit; hardly any of its pages is ever written.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", 4)
+_POPULATE_READ = getattr(mmap, "MADV_POPULATE_READ", 22)
 
 
 def map_shared(fd: int, size_bytes: int) -> int:
@@ -55,6 +56,15 @@ def _map(fd: int, size_bytes: int, flags: int) -> int:
 def unmap(address: int, size_bytes: int) -> None:
     """End a mapping; nobody may look at it any more."""
     _libc.munmap(address, size_bytes)
+
+
+def enter_pages(address: int, size_bytes: int) -> None:
+    """Have the processor know the pages of a writer's (page-aligned) range, all of which the file has already.
+
+    Otherwise the first write to each is a fault of its own, which takes as long as copying the page twice over.  By
+    reading, because the kernel enters the pages around one that is read together with it, and writable.
+    """
+    _libc.madvise(address, size_bytes, _POPULATE_READ)  # a kernel that knows nothing of it (Linux < 5.14) goes without
 
 
 class PrivateChanges:

@@ -9,7 +9,7 @@ Written pages are precious: the kernel takes ten times as long to provide a fres
 there.  So freed slots are used again, the last freed first, and segments go back to the system only over a limit, on
 ``trim`` and at the end.  Fresh pages are provided by ``pwrite`` (faster than page faults by half, and a full file
 system is an error there, where a store to mapped memory would be a fatal SIGBUS); pages that exist are overwritten
-through the mapping.
+through the mapping, which learns of them when they are first overwritten.
 
 Not thread-safe, except that distinct slots may be written at the same time; ``client`` holds the lock.
 """
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distpool import crashpoints
-from distpool.store.mapping import PAGE, export, map_shared, unmap
+from distpool.store.mapping import PAGE, enter_pages, export, map_shared, unmap
 
 SHARED_MEMORY = Path("/dev/shm")
 #: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
@@ -106,17 +106,18 @@ class Segment:
 
 
 class Slot:
-    """Room for one object.  The first ``backed_bytes`` of it have pages.
+    """Room for one object.  The first ``backed_bytes`` of it have pages; that many as ``entered_bytes`` are mapped.
 
     ``version`` changes whenever what is in it can no longer be relied on.
     """
 
-    __slots__ = ("backed_bytes", "offset", "segment", "used_bytes", "version")
+    __slots__ = ("backed_bytes", "entered_bytes", "offset", "segment", "used_bytes", "version")
 
     def __init__(self, segment: Segment, offset: int) -> None:
         self.segment = segment
         self.offset = offset
         self.backed_bytes = 0
+        self.entered_bytes = 0
         self.used_bytes = 0
         self.version = 0
 
@@ -178,7 +179,11 @@ class SegmentAllocator:
         """
         segment = slot.segment
         backed = min(slot.backed_bytes, end)
-        target = export(segment.address + slot.offset, backed) if backed else memoryview(b"")
+        start_address = segment.address + slot.offset
+        if backed > slot.entered_bytes:
+            enter_pages(start_address + slot.entered_bytes, slot.backed_bytes - slot.entered_bytes)
+            slot.entered_bytes = slot.backed_bytes
+        target = export(start_address, backed) if backed else memoryview(b"")
         fd = -1
         try:
             for offset, piece in pieces:
@@ -289,7 +294,7 @@ class SegmentAllocator:
         for slot in segment.slots:
             slot.version += 1
             self.backed_bytes -= slot.backed_bytes
-            slot.backed_bytes = 0
+            slot.backed_bytes = slot.entered_bytes = 0
         unmap(segment.address, segment.size_bytes)
         os.unlink(segment.path)
         segment.address = 0
