@@ -37,6 +37,8 @@ Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 
 #: What ``wait`` returns unless messages are in certain shortcuts only, of which it then returns the descriptors.
 EVERYTHING = (-1,)
+#: Messages that are taken in while the lock is held.
+_AT_ONCE = 256
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
 #: Over TCP, messages travel in frames of at most this size: a stranger cannot make us take in more than that before he
@@ -79,10 +81,9 @@ class Channel:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         # What cannot be routed must be an error and not vanish; flow control is by credits, never by high-water marks.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        if keys is None:
-            # Whoever dials anew is known under its name at once, even if the end of its old connection is not known
-            # yet: a new agent takes its predecessor's place, and old connections find it by themselves.
-            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        # Whoever dials anew is known under its name at once, even if the end of its old connection is not known yet:
+        # otherwise the new one would be there and never be listened to.
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.LINGER, 0)
@@ -91,6 +92,8 @@ class Channel:
         self._socket = socket
         self._fd = int(socket.getsockopt(zmq.FD))
         self._endpoints: dict[bytes, str] = {}
+        #: Last words of peers that were hung up on.
+        self._last_words: list[Incoming] = []
         self._doorbell = Doorbell()
         #: One for each thread that waits, or for each doorbell that threads wait with.
         self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
@@ -107,7 +110,7 @@ class Channel:
         :raises OSError: when it cannot be had (the port is taken, ...).
         """
         with self._lock:
-            self._secure(endpoint, listening=True)
+            self._secure(endpoint)
             try:
                 self._socket.bind(endpoint)
             except zmq.ZMQError as error:
@@ -128,7 +131,14 @@ class Channel:
         with self._lock:
             if peer in self._endpoints:
                 raise ValueError(f"{peer!r} was dialled before")  # ZeroMQ would abort the process
-            self._secure(endpoint, listening=False)
+            gone = self._peer_at(endpoint)
+            if gone is not None:
+                # Its port is another's now.  ZeroMQ knows connections by their endpoint alone: whoever hung up on the
+                # old one later would end the new one as well.
+                while not self._take_in(self._last_words, self._shortcuts if self._shortcuts.active else None):
+                    pass
+                self._hang_up(gone)
+            self._secure(endpoint, peer)
             self._endpoints[peer] = endpoint
             if shortcut and self._keys is None:
                 self._shortcuts.dial(endpoint, peer)
@@ -155,8 +165,8 @@ class Channel:
                 return peer
         return None
 
-    def _secure(self, endpoint: str, listening: bool) -> None:
-        """Options of the next endpoint; those before it keep theirs."""
+    def _secure(self, endpoint: str, peer: bytes | None = None) -> None:
+        """Options of the next endpoint, where ``peer`` is dialled, or else we listen; those before it keep theirs."""
         socket, keys = self._socket, self._keys
         if not endpoint.startswith("tcp://"):
             if self._listens_to_tcp:
@@ -167,17 +177,17 @@ class Channel:
             return
         if keys is None:
             raise PermissionError(f"{endpoint}: TCP needs the cluster's keys")
-        if listening:
+        if peer is None:
             self._listens_to_tcp = True
             socket.setsockopt(zmq.ZAP_DOMAIN, b"distpool")
             # Without this, everybody would be let in whenever nobody answers for the domain.
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-            socket.setsockopt(zmq.CURVE_SECRETKEY, keys.listener_secret)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, keys.listener(self.routing_id)[1])
             socket.setsockopt(zmq.CURVE_SERVER, 1)
         else:
             socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.dialler_public)
             socket.setsockopt(zmq.CURVE_SECRETKEY, keys.dialler_secret)
-            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.listener_public)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.listener(peer)[0])
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES + _FRAME_MARGIN_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_S * 1000)
@@ -189,15 +199,19 @@ class Channel:
     def disconnect(self, peer: bytes) -> None:
         """Hang up on a peer that was dialled; unknown peers are ignored."""
         with self._lock:
-            endpoint = self._endpoints.pop(peer, None)
-            if endpoint is None or self._closed:
-                return
-            self._shortcuts.hang_up(peer)
-            try:
-                self._socket.disconnect(endpoint)
-            except zmq.ZMQError:
-                pass  # the other side was faster
-            self._pass_on_edge()
+            if peer in self._endpoints and not self._closed:
+                self._hang_up(peer)
+                self._pass_on_edge()
+
+    def _hang_up(self, peer: bytes) -> None:
+        endpoint = self._endpoints.pop(peer)
+        self._shortcuts.hang_up(peer)
+        if self._links is not None:
+            self._links.forget(peer)
+        try:
+            self._socket.disconnect(endpoint)
+        except zmq.ZMQError:
+            pass  # the other side was faster
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
         """Send one message: one frame, or several if the channel has no keys.  Never blocks.
@@ -234,11 +248,12 @@ class Channel:
 
         :param ready: what ``wait`` has just returned.
         """
-        socket = self._socket
         arrived: list[Incoming] = []
         with self._lock:
             if self._closed:
                 return arrived
+            if self._last_words:
+                arrived, self._last_words = self._last_words, arrived
             shortcuts = self._shortcuts if self._shortcuts.active else None
             if shortcuts is not None:
                 if ready is not EVERYTHING:
@@ -246,18 +261,24 @@ class Channel:
                     shortcuts.take_in_from(ready, arrived)
                     return arrived
                 shortcuts.take_in(arrived)
-            while self._readable():
-                # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
-                if len(arrived) >= 256:
-                    self.wake()
-                    break
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-                if shortcuts is not None:
-                    shortcuts.deliver(frames[0], frames[1:], arrived)
-                    continue
-                pieces = self._keys is not None and len(frames) > 2
-                arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
+            if not self._take_in(arrived, shortcuts):
+                self.wake()
         return arrived
+
+    def _take_in(self, arrived: list[Incoming], shortcuts: Shortcuts | None) -> bool:
+        """Add what is in ZeroMQ's socket; False when that may not be all (caller holds the lock)."""
+        socket, most = self._socket, len(arrived) + _AT_ONCE
+        while self._readable():
+            # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
+            if len(arrived) >= most:
+                return False
+            frames = socket.recv_multipart(zmq.NOBLOCK)
+            if shortcuts is not None:
+                shortcuts.deliver(frames[0], frames[1:], arrived)
+                continue
+            pieces = self._keys is not None and len(frames) > 2
+            arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
+        return True
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -315,7 +336,7 @@ class Channel:
 
     def _pass_on_edge(self) -> None:
         """After any call on the socket, which may have taken in the news of a message silently: wake a waiter."""
-        if self._readable():
+        if self._last_words or self._readable():
             self.wake()
 
     def _readable(self) -> bool:

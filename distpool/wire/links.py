@@ -124,6 +124,10 @@ class LinkWatch:
         self._socket.disable_monitor()
         self._thread.join()
 
+    def forget(self, peer: bytes) -> None:
+        """It was hung up on."""
+        self._up.discard(peer)
+
     def _run(self) -> None:
         monitor = self._monitor
         try:

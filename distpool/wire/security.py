@@ -1,8 +1,9 @@
 """Who may talk to a cluster: whoever has its secret, and nobody else.
 
-A cluster has one secret of 32 random bytes.  Two CURVE key pairs are derived from it: the *listener's*, which every
-socket that listens proves to have, and the *dialler's*, which every socket that dials proves to have.  Both sides are
-checked before anything else is exchanged, so what arrives on a channel comes from a process that has the secret.
+A cluster has one secret of 32 random bytes. CURVE key pairs are derived from it: one for each *listener*, by its
+name, which it proves to have, and the *dialler's*, which every socket that dials proves to have. Both sides are
+checked before anything else is exchanged, so what arrives on a channel comes from a process that has the secret; and
+whoever answers is the one that was dialled, and not another that listens at that port by now.
 
 The secret travels in a *token*, one line that also says where the scheduler listens.  Tokens are read from files, the
 environment or standard input, and never appear on a command line, in a log or in a ``repr``.
@@ -25,8 +26,7 @@ _CHECK_BYTES = 4
 class Keys:
     """A cluster's key pairs, in the form that ZeroMQ takes (Z85)."""
 
-    listener_public: bytes = field(repr=False)
-    listener_secret: bytes = field(repr=False)
+    _secret: bytes = field(repr=False)
     dialler_public: bytes = field(repr=False)
     dialler_secret: bytes = field(repr=False)
 
@@ -35,15 +35,19 @@ class Keys:
         """The key pairs of the cluster with this secret."""
         if len(secret) != _SECRET_BYTES:
             raise ValueError(f"a cluster's secret has {_SECRET_BYTES} bytes, not {len(secret)}")
-        return cls(*_key_pair(secret, b"listener"), *_key_pair(secret, b"dialler"))
+        return cls(secret, *_key_pair(secret, b"dialler"))
+
+    def listener(self, name: bytes) -> tuple[bytes, bytes]:
+        """Public and secret key of the listener with this routing id."""
+        return _key_pair(self._secret, b"listener", name)
 
 
-def _key_pair(secret: bytes, role: bytes) -> tuple[bytes, bytes]:
+def _key_pair(secret: bytes, role: bytes, name: bytes = b"") -> tuple[bytes, bytes]:
     import zmq
     from zmq.utils import z85
 
-    # Any 32 bytes are a secret key of Curve25519; the hash keeps the two roles' apart.
-    private = z85.encode(hashlib.blake2b(key=secret, person=b"dp-" + role, digest_size=32).digest())
+    # Any 32 bytes are a secret key of Curve25519; the hash keeps the roles' and names' apart.
+    private = z85.encode(hashlib.blake2b(name, key=secret, person=b"dp-" + role, digest_size=32).digest())
     return zmq.curve_public(private), private
 
 

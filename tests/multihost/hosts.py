@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,20 @@ class Host:
             **options.pop("env", {}),
         }
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": "/", **options}
-        return subprocess.Popen(self.command(*words), env=environment, text=True, **options)
+        # A session of its own, so that ``end`` finds all of it.
+        return subprocess.Popen(self.command(*words), env=environment, text=True, start_new_session=True, **options)
+
+    @staticmethod
+    def end(process: subprocess.Popen[str]) -> str:
+        """End a command that does not end by itself, with the processes that it has started; returns what it printed
+        and was not read."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            return process.communicate(timeout=5)[0] or ""
+        except subprocess.TimeoutExpired as late:
+            # Something that has left the session still has the pipe.
+            return (late.stdout or b"").decode(errors="replace")
 
     def run(self, *words: str, text: str = "", status: int | None = 0, **options: Any) -> str:
         """Run a command there; returns what it printed, errors included unless they are asked for apart."""
@@ -93,9 +107,7 @@ class Host:
         try:
             output, _ = process.communicate(text, timeout=50)
         except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-            raise AssertionError(f"{words} on {self.name} did not end:\n{output}") from None
+            raise AssertionError(f"{words} on {self.name} did not end:\n{self.end(process)}") from None
         assert status is None or process.returncode == status, f"{words} on {self.name}: {process.returncode}\n{output}"
         return output
 

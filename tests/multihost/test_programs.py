@@ -121,7 +121,6 @@ if __name__ == "__main__":
     assert results(run(laptop, program)) == [[]]
 
 
-@pytest.mark.skip(reason="a known defect: about one run in ten hangs")
 def test_nested_work_crosses_hosts(laptop: Host) -> None:
     program = """
 from distpool import DistExecutor
@@ -138,6 +137,18 @@ if __name__ == "__main__":
         print(list(executor.map(outer, [1, 2, 3])))
 """
     assert results(run(laptop, program)) == [[1, 3, 6]]
+
+
+def test_pools_that_follow_each_other_find_their_workers_at_the_same_ports(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+
+if __name__ == "__main__":
+    for _ in range(6):
+        with DistExecutor(4) as executor:
+            print(sum(executor.map(abs, range(20))))
+"""
+    assert results(run(laptop, program)) == [190] * 6
 
 
 def test_large_values_cross_hosts(laptop: Host) -> None:
@@ -322,5 +333,5 @@ if __name__ == "__main__":
         assert set(ast.literal_eval(output)) <= {"alpha", "beta", "gamma"}
         assert "2 nodes" in lan.hosts[0].distpool("status")
     finally:
-        process.kill()
+        laptop.end(process)
         lan.put_plug(lan.hosts[2])

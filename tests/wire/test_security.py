@@ -117,7 +117,7 @@ def test_another_key_is_told_so_and_nothing_arrives(rig: Rig) -> None:
 
 def test_the_listeners_public_key_alone_opens_nothing(rig: Rig) -> None:
     """Encryption without authentication would let this one in."""
-    mixed = Keys(KEYS.listener_public, b"", OTHER.dialler_public, OTHER.dialler_secret)
+    mixed = Keys(b"s" * 32, OTHER.dialler_public, OTHER.dialler_secret)
     stranger = rig.dial(b"d-stranger", mixed)
     stranger.send(b"s", [b"let me in"])
     news(stranger, LinkFailed)
