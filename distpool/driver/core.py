@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from distpool.driver import gangs
 from distpool.driver.dealing import LEAVE_GRACE_S, Dealer
 from distpool.driver.state import Effects, Failure, FailureKind, Group, Worker, WorkerExit
@@ -387,8 +389,9 @@ class PoolCore:
 
     def _bury(self, worker: Worker, now: float, effects: Effects) -> None:
         """A worker is gone for good: charge its tasks, or break the pool."""
-        exit = worker.exit
-        assert exit is not None
+        assert worker.exit is not None
+        # What Python code wrote comes this way, what native code wrote comes with the report of the end.
+        exit = msgspec.structs.replace(worker.exit, stderr_tail=worker.words + worker.exit.stderr_tail)
         group = self._dealer.groups[worker.shape]
         del self.workers[worker.lease]
         del group.workers[worker.lease]

@@ -313,6 +313,8 @@ class Loop:
 
             settled += pool.handle(event, now)
         elif isinstance(message, _WRITTEN):
+            if isinstance(message, worker_to_driver.Output) and message.stream == 2:
+                pool.on_words(lease, message.text)
             self._output.take(message, session.label_of(peer))
         else:
             self._do_later(lambda: self._serve_worker(peer, message))

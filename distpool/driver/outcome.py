@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from distpool import errors
-from distpool.driver.state import Failure, FailureKind, WorkerExit
+from distpool.driver import post_mortem
+from distpool.driver.state import Failure, FailureKind
 from distpool.driver.task import Task
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.worker_to_driver import OK, Result
@@ -109,11 +109,9 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
         return errors.InfeasibleError(f"task {name} can never run: {failure.reason}")
     if failure.kind is FailureKind.WORKER_DIED:
         assert failure.exit is not None
-        attempts = "once" if task.deaths == 1 else f"{task.deaths} times"
-        how = describe_exit(failure.exit)
-        return errors.WorkerDiedError(
-            f"task {name} was tried {attempts} and its worker died each time; the last one, {how}"
-        )
+        attempt = f"task {name} (attempt {task.message.attempt}) in {pool_label}"
+        again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"
+        return errors.WorkerDiedError(f"{attempt} failed: its worker died{again}: {post_mortem.describe(failure.exit)}")
     return broken_error(failure, pool_label, strict)
 
 
@@ -127,38 +125,7 @@ def broken_error(failure: Failure, pool_label: str, strict: bool) -> BaseExcepti
         error.__cause__ = failure.error
         return error
     if failure.exit is not None:
-        text = f"a worker of {pool_label} ended abruptly: {describe_exit(failure.exit)}"
+        text = f"a worker of {pool_label} ended abruptly: {post_mortem.describe(failure.exit)}"
     else:
         text = failure.reason or f"{pool_label} was ended while the task was running or pending"
     return BrokenProcessPool(text) if strict else errors.WorkerDiedError(text)
-
-
-def describe_exit(exit: WorkerExit) -> str:
-    """How a worker ended, why probably, and what it said last."""
-    if exit.exit_code < 0:
-        try:
-            how = f"was killed by {signal.Signals(-exit.exit_code).name}"
-        except ValueError:
-            how = f"was killed by signal {-exit.exit_code}"
-    else:
-        how = f"ended with exit code {exit.exit_code}"
-    where = f" on node {exit.node}" if exit.node else ""
-    parts = [f"process {exit.pid}{where}, {how}"]
-    cause = exit.reason or _LIKELY_CAUSES.get(exit.exit_code, "")
-    if cause:
-        parts.append(cause)
-    if exit.peak_rss_bytes:
-        parts.append(f"peak memory {exit.peak_rss_bytes / 2**20:.0f} MiB")
-    if exit.stderr_tail:
-        parts.append(f"last lines of its standard error:\n{exit.stderr_tail.rstrip()}")
-    return "; ".join(parts)
-
-
-_LIKELY_CAUSES = {
-    -signal.SIGKILL: "likely the system's out-of-memory killer, or somebody's kill -9",
-    -signal.SIGSEGV: "a crash in native code",
-    -signal.SIGABRT: "native code called abort()",
-    -signal.SIGBUS: "a memory-mapped file shrank, or the shared-memory file system is full",
-    -signal.SIGTERM: "somebody terminated it",
-    0: "the task ended the process (os._exit, or a native exit)",
-}

@@ -52,6 +52,8 @@ _DEFAULT_SHAPE = Shape()
 _NO_KEYWORDS: dict[str, Any] = {}
 #: When so many tasks have gathered in the inbox, the submitting thread looks whether workers have room for them.
 _GATHER = 32
+#: So much of what a worker wrote is kept for the report of its death.
+_WORDS_CHARACTERS = 4096
 _monotonic = time.monotonic
 _encode = codec.encode
 
@@ -371,6 +373,12 @@ class WorkerPool:
 
             failure = Failure(FailureKind.BROKEN, reason=message.summary, error=decode_exception(message.error))
             core.on_set_up_failed(lease, failure, now, effects)
+
+    def on_words(self, lease: str, text: str) -> None:
+        """A task wrote to ``sys.stderr``: kept in case these are its worker's last words."""
+        worker = self._core.workers.get(lease)
+        if worker is not None:
+            worker.words = (worker.words + text)[-_WORDS_CHARACTERS:]
 
     def on_granted(self, grant: scheduler_to_driver.LeaseGranted, now: float, effects: Effects) -> None:
         """A lease was granted: dial the worker and make it look like this program."""

@@ -23,7 +23,10 @@ class FailureKind(enum.Enum):
 
 
 class WorkerExit(msgspec.Struct, frozen=True):
-    """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal).  ``lost``: nobody saw it end."""
+    """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal).  ``lost``: nobody saw it end.
+
+    ``shortage``: see ``scheduler_to_driver.LeaseEnded``.
+    """
 
     pid: int
     exit_code: int
@@ -32,6 +35,7 @@ class WorkerExit(msgspec.Struct, frozen=True):
     peak_rss_bytes: int = 0
     node: str = ""
     lost: bool = False
+    shortage: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -67,6 +71,8 @@ class Worker(msgspec.Struct, eq=False):
     retracting: bool = False
     last_progress: float = 0.0
     exit: WorkerExit | None = None
+    #: what its tasks wrote to ``sys.stderr`` last
+    words: str = ""
     #: the name of its machine, for people
     host: str = ""
     gang: str = ""

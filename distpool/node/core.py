@@ -270,7 +270,7 @@ class AgentCore:
             reason = worker.finding
         else:
             started = worker.state is not WorkerState.BOOTING
-            reason = describe_exit(event.exit_code, started=started, peak_rss_bytes=event.peak_rss_bytes)
+            reason = describe_exit(event.exit_code, started=started)
         self._gone(worker, event.exit_code, reason, event.stderr_tail, event.peak_rss_bytes)
 
     def _gone(

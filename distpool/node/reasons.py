@@ -22,16 +22,13 @@ _SIGNALS = {
 }
 
 
-def describe_exit(exit_code: int, *, started: bool, peak_rss_bytes: int = 0) -> str:
+def describe_exit(exit_code: int, *, started: bool) -> str:
     """Why a worker that nobody had asked to end has ended."""
     when = "" if started else " before it was ready"
     if exit_code >= 0:
-        cause = "exited" if not exit_code else f"exited with code {exit_code}"
-        return f"the worker {cause}{when}"
+        return f"the worker ended with exit code {exit_code}{when}"
     name, meaning = _SIGNALS.get(-exit_code, (f"signal {-exit_code}", ""))
     text = f"the worker was ended by {name}{when}"
     if meaning:
         text += f" ({meaning})"
-    if peak_rss_bytes and exit_code == -9:
-        text += f"; its peak memory was {peak_rss_bytes / 2**20:.0f} MiB"
     return text

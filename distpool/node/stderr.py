@@ -10,7 +10,8 @@ import os
 
 from distpool.node.loop import Loop
 
-_TAIL_BYTES = 4096
+#: A crash report may have a hundred frames of each thread.
+_TAIL_BYTES = 16384
 
 
 class _Pipe:

@@ -124,7 +124,8 @@ class Forwarder:
     def _add(self, kind: int, item: Any) -> None:
         self._ready.append((kind, item))
         self._ready_characters += len(item)
-        if self._ready_characters >= _GATHER_CHARACTERS or not self._may_gather():
+        # Standard error is not gathered: nobody sends it when the task ends the process.
+        if kind == _STDERR or self._ready_characters >= _GATHER_CHARACTERS or not self._may_gather():
             self.flush(unfinished=False)
 
 

@@ -259,7 +259,6 @@ def test_a_call_that_waits_for_nested_work_can_be_killed(gate: str) -> None:
         assert future.kill()
         with pytest.raises(distpool.TaskKilledError):
             future.result()
-        open_gate(gate)
         assert executor.submit(double, 2).result() == 4
 
 
@@ -280,13 +279,14 @@ def test_the_error_of_a_crash_says_all_that_is_known() -> None:
             executor.with_options(max_retries=0).submit(crash).result()
     told = str(died.value)
     assert "task " in told
-    assert "crash was tried once" in told
+    assert "crash (attempt " in told
+    assert "failed: its worker died: process" in told
     assert f"process {process.pid} on node " in told
     assert "SIGSEGV" in told
     assert "segmentation fault in native code" in told
     assert "peak memory" in told
     # The stack of the Python code, as faulthandler wrote it to the worker's standard error.
-    assert " in crash\n" in told
+    assert told.endswith(" in crash")
 
 
 def test_what_has_not_started_is_cancelled(gate: str) -> None:

@@ -301,12 +301,11 @@ def test_workers_die_with_their_generation() -> None:
 @pytest.mark.parametrize(
     ("code", "started", "text"),
     [
-        (0, True, "the worker exited"),
-        (3, True, "the worker exited with code 3"),
-        (1, False, "the worker exited with code 1 before it was ready"),
+        (0, True, "the worker ended with exit code 0"),
+        (3, True, "the worker ended with exit code 3"),
+        (1, False, "the worker ended with exit code 1 before it was ready"),
         (-64, True, "the worker was ended by signal 64"),
     ],
 )
 def test_ends_in_words(code: int, started: bool, text: str) -> None:
     assert describe_exit(code, started=started) == text
-    assert "300 MiB" in describe_exit(-9, started=True, peak_rss_bytes=300 * 2**20)
