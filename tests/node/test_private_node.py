@@ -155,7 +155,7 @@ def test_an_exit_code_is_reported() -> None:
     with running(spares=0) as driver:
         driver.order(driver.lease(), "exit", "3")
         ended = driver.expect(scheduler_to_driver.LeaseEnded)
-        assert (ended.exit_code, ended.reason) == (3, "the worker exited with code 3")
+        assert (ended.exit_code, ended.reason) == (3, "the worker ended with exit code 3")
 
 
 def test_sigterm_first_and_sigkill_when_the_grace_is_over() -> None:
