@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from distpool.executor import DistExecutor as DistExecutor
     from distpool.memory import memory as memory
+    from distpool.provision.address import Engine
     from distpool.references import get as get
     from distpool.references import put as put
     from distpool.references import wait as wait
@@ -79,14 +80,17 @@ _HOMES = {
     "put": "distpool.references",
     "wait": "distpool.references",
 }
-_SUBMODULES = frozenset({"errors", "futures", "joblib", "multiprocessing"})
+_SUBMODULES = frozenset({"errors", "futures", "joblib", "multiprocessing", "provision"})
 
 
-def init(address: str | None = None, *, store_bytes: float | None = None, spill_uri: str | None = None) -> None:
+def init(
+    address: str | Engine | None = None, *, store_bytes: float | None = None, spill_uri: str | None = None
+) -> None:
     """Start now what otherwise starts with the first call: attach to a cluster, or start this program's private node.
 
-    :param address: the cluster: ``host:port`` of its scheduler, or the path of its token file; default:
-        ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :param address: the cluster: ``host:port`` of its scheduler, or the path of its token file; or where nodes for a
+        cluster of this program's own come from, as in ``"local://?nodes=3"`` or ``distpool.provision.Local(nodes=3)``;
+        default: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
     :param store_bytes: shared memory that values may take on the private node; over it, those that nobody looks at move
         to disk.  Default: ``DISTPOOL_STORE_BYTES`` if set, otherwise 30 % of memory.  Never more than the file system
         behind shared memory can give.
@@ -100,10 +104,11 @@ def init(address: str | None = None, *, store_bytes: float | None = None, spill_
     """
     from distpool.driver.session import begin_session, current_session
 
+    chosen = None if address is None else str(address)
     if store_bytes is None and spill_uri is None:
-        current_session(address)
+        current_session(chosen)
     else:
-        begin_session(address, store_bytes, spill_uri)
+        begin_session(chosen, store_bytes, spill_uri)
 
 
 def shutdown() -> None:

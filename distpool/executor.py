@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from distpool.driver.pool import WorkerPool
     from distpool.driver.spec import PoolSpec
+    from distpool.provision.address import Engine
 
 T = TypeVar("T")
 Submit = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], TaskOptions], "Future[Any]"]
@@ -233,7 +234,8 @@ class DistExecutor(PoolExecutor):
     :param mp_context: accepted and without effect; workers come from distpool's own zygote.
     :param initializer: called with ``initargs`` in each worker before its first call.
     :param max_tasks_per_child: a worker is replaced after so many calls.
-    :param address: the cluster to use; default: what ``distpool.init`` or ``DISTPOOL_ADDRESS`` said, or this machine.
+    :param address: the cluster to use, as for ``distpool.init``; default: what that or ``DISTPOOL_ADDRESS`` said, or
+        this machine.
     :raises TypeError, ValueError: for arguments of which ``ProcessPoolExecutor`` says the same.
     """
 
@@ -245,10 +247,14 @@ class DistExecutor(PoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        address: str | None = None,
+        address: str | Engine | None = None,
     ) -> None:
         if address is not None and not isinstance(address, str):
-            raise TypeError("address must be a string or None")
+            from distpool.provision.address import Engine
+
+            if not isinstance(address, Engine):
+                raise TypeError("address must be a string or None, or an engine of distpool.provision")
+            address = str(address)
         spec = checked_spec(max_workers, initializer, initargs, max_tasks_per_child, address)
         self._mp_context = mp_context
         self._overrides: dict[str, Any] = {}

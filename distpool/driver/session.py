@@ -39,8 +39,9 @@ from distpool.worker import context as worker_context
 if TYPE_CHECKING:
     from distpool.driver.attach import Questions
     from distpool.driver.future import DistFuture
+    from distpool.provision.cluster import ProvisionedCluster
     from distpool.store.settings import StoreSettings
-    from distpool.wire.security import Keys
+    from distpool.wire.security import Keys, Token
 
 
 SCHEDULER = b"s"
@@ -58,8 +59,9 @@ _STATUS_S = 5.0
 class Session:
     """See the module's description.
 
-    :param address: the cluster's: ``host:port``, or the path of a token file; None to start a private node (or, in a
-        worker, to attach to the scheduler that the worker belongs to).
+    :param address: the cluster's: ``host:port``, or the path of a token file, or of an engine that nodes for a cluster
+        of this program's own come from; None to start a private node (or, in a worker, to attach to the scheduler that
+        the worker belongs to).
     :param store_settings: of the private node's object store; None: as the environment says.
     :param predecessor: a session that lost its private node; another node and this session take their places, and what
         this process has stored stays.
@@ -80,15 +82,15 @@ class Session:
         self.node = None
         #: As it was asked for; None: the private node, or a worker's scheduler.
         self.address = address
+        #: Nodes that an engine starts for this program.
+        self.cluster: ProvisionedCluster | None = None
         #: A driver on no node keeps nothing outside of its memory.
         store_folder = "/nonexistent"
         endpoint = ""
         keys: Keys | None = None
         if address is not None:
-            from distpool.node.statefolder import find_token
-
             self.worker = None  # a program of its own, wherever it runs
-            token = find_token(address)
+            token = self._find_cluster(address)
             endpoint, keys = f"tcp://{token.address}", token.keys
         elif self.worker is not None:
             endpoint = self.worker.scheduler_endpoint
@@ -169,6 +171,25 @@ class Session:
         if self.node is None:
             self.loop.start()
 
+    def _find_cluster(self, address: str) -> Token:
+        """The cluster at an address; if that is an engine's, started now."""
+        if "://" in address:
+            from distpool.provision.registry import is_engine
+
+            if is_engine(address):
+                from distpool.provision.cluster import ProvisionedCluster
+
+                self.cluster = ProvisionedCluster(address, self._on_cluster_lost)
+                return self.cluster.token
+        from distpool.node.statefolder import find_token
+
+        return find_token(address)
+
+    def _on_cluster_lost(self, reason: str) -> None:
+        """Nobody looks after the nodes any more (in a thread of the cluster's)."""
+        if getattr(self, "loop", None) is not None:
+            self._give_up(f"the nodes from {self.address} are gone: {reason}; make a new pool to go on")
+
     @property
     def remote(self) -> bool:
         """Whether workers may be on other machines."""
@@ -205,6 +226,8 @@ class Session:
                 self.store.process_died(peer.decode())
         elif self._owns_store:
             self.store.close()
+        if self.cluster is not None:
+            self.cluster.stop()
 
     def _say_hello(self) -> None:
         parent = self.worker.lease if self.worker is not None else ""
@@ -514,7 +537,8 @@ class Session:
         question = self.questions.ask()
         self.wait_for_event(question.answered, _STATUS_S)
         if question.answer is not None:
-            return sum(node.capacity.num_cpus for node in question.answer.nodes)
+            present = sum(node.capacity.num_cpus for node in question.answer.nodes)
+            return max(present, self.cluster.cpus()) if self.cluster is not None else present
         return self.welcome.capacity.num_cpus if self.welcome is not None else 0.0
 
     def give_up_store(self) -> None:
@@ -593,7 +617,8 @@ _foreign: list[Session] = []
 def current_session(address: str | None = None, store_settings: StoreSettings | None = None) -> Session:
     """This process's session, made at the first call.
 
-    :param address: the cluster to attach to; None: ``DISTPOOL_ADDRESS`` if set, otherwise a private node.
+    :param address: the cluster to attach to, or an engine's address; None: ``DISTPOOL_ADDRESS`` if set, otherwise a
+        private node.
     :param store_settings: see ``Session``; only looked at when a session is made.
     :raises ConnectError: when the scheduler cannot be reached.
     :raises RuntimeError: when this process has pools elsewhere.
@@ -687,6 +712,8 @@ def forget_in_child() -> None:
             inherit(pool)
         if _current.node is not None:
             _current.node.forget()
+        if _current.cluster is not None:
+            _current.cluster.forget()
     _current = None
     _current_lock = threading.Lock()
 

@@ -25,6 +25,8 @@ class MemberConfig(msgspec.Struct, frozen=True):
     :param working_directory: where tasks start when their driver's folder does not exist here.
     :param foreground: whether the node ends with the process that started it.
     :param log: its log file, or empty.
+    :param private: it belongs to one program: commands on this machine do not know of it, and nothing about it is kept.
+    :param orphaned_s: so many seconds without a scheduler, and it ends.
     """
 
     token: str
@@ -37,6 +39,8 @@ class MemberConfig(msgspec.Struct, frozen=True):
     working_directory: str
     foreground: bool
     log: str = ""
+    private: bool = False
+    orphaned_s: float = 600.0
 
     def __repr__(self) -> str:
         return f"<MemberConfig {self.advertised_host}>"  # not the token

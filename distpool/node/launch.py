@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from distpool.errors import ConnectError
@@ -233,10 +234,17 @@ def start_private_node(
     return node
 
 
-def start_member(member: MemberConfig, node: str, output: int = -1, timeout_s: float = START_TIMEOUT_S) -> MemberStart:
+def start_member(
+    member: MemberConfig,
+    node: str,
+    output: int = -1,
+    timeout_s: float = START_TIMEOUT_S,
+    on_spawn: Callable[[int], object] = lambda pid: None,
+) -> MemberStart:
     """Start a node of a cluster, and wait until it is part of that.
 
     :param output: what becomes its standard output and error; default: ours.
+    :param on_spawn: is told its process id as soon as there is one.
     :raises ConnectError: when it cannot be, and why; nothing is left of it then.
     """
     store_settings = StoreSettings.make()
@@ -257,6 +265,7 @@ def start_member(member: MemberConfig, node: str, output: int = -1, timeout_s: f
     try:
         try:
             pid = spawn("member", life_read, status_write, output)
+            on_spawn(pid)
         finally:
             os.close(life_read)
             os.close(status_write)
@@ -273,9 +282,10 @@ def start_member(member: MemberConfig, node: str, output: int = -1, timeout_s: f
             os.kill(pid, signal.SIGKILL)
             said = f"it did not start within {timeout_s:g} s".encode()
         if not said.startswith(READY):
-            os.waitpid(pid, 0)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             folders.remove()
-            raise ConnectError(said.decode(errors="replace").strip() or "the node process ended and said nothing")
+            words = said.decode(errors="replace").strip()
+            raise ConnectError(words or f"the node process ended with exit code {code} and said nothing")
     except BaseException:
         os.close(life_write)
         raise

@@ -15,7 +15,6 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -48,8 +47,6 @@ _HEARTBEAT_S = 2.0
 _LINGER_S = 1.0
 #: How long a scheduler may take to answer a node that wants to join.
 _JOIN_S = 30.0
-#: A node that has not reached its scheduler for so long ends: nobody could use it, and nobody would end it.
-_ORPHANED_S = 600.0
 #: Callers who fail to authenticate are worth a line so often, with their number.
 _REFUSED_LINE_S = 60.0
 #: Of the core that opens the doors to strangers: connections that are not authenticated yet take descriptors.
@@ -90,7 +87,6 @@ class Member:
         self._loop = loop
         self._context = context
         self._token = Token.parse(member.token)
-        self._token_file: Path | None = None
         self._node_file = -1
         self._orphaned_at: float | None = None
         self._refused = 0
@@ -161,11 +157,13 @@ class Member:
             if not self._loop.running:
                 return  # told to end meanwhile
             raise ConnectError(f"no answer from the cluster at {where}: {self._patience.reason}")
-        self._token_file = statefolder.save_token(self._token)
-        self._node_file = statefolder.hold_node_file(
-            statefolder.NodeFile(self._config.node, os.getpid(), where, self._member.head, self._member.log)
-        )
-        joined = Joined(self._config.node, core.cluster, where, str(self._token_file), self._capacity())
+        token_file = ""
+        if not self._member.private:
+            token_file = str(statefolder.save_token(self._token))
+            self._node_file = statefolder.hold_node_file(
+                statefolder.NodeFile(self._config.node, os.getpid(), where, self._member.head, self._member.log)
+            )
+        joined = Joined(self._config.node, core.cluster, where, token_file, self._capacity())
         log.info("node %s is part of the cluster at %s", self._config.node, where)
         self.announcement = msgspec.json.encode(joined)
 
@@ -256,7 +254,7 @@ class Member:
         self._patience.note(event)
         if isinstance(event, LinkDown):
             log.warning("the connection to the scheduler at %s broke", self._token.address)
-            self._orphaned_at = time.monotonic() + _ORPHANED_S
+            self._orphaned_at = time.monotonic() + self._member.orphaned_s
         elif isinstance(event, LinkUp):
             self._orphaned_at = None
             if self._was_up:
@@ -278,7 +276,7 @@ class Member:
         self._refused_line_at = now + _REFUSED_LINE_S
 
     def _on_orphaned(self, now: float) -> None:
-        log.error("no scheduler at %s for %g s: this node ends", self._token.address, _ORPHANED_S)
+        log.error("no scheduler at %s for %g s: this node ends", self._token.address, self._member.orphaned_s)
         self._orphaned_at = None
         self._loop.stop()
 

@@ -10,8 +10,8 @@ from typing import Any
 from distpool.errors import ConnectError
 
 
-def spawn(role: str, stdin: int, status: int, output: int = -1) -> int:
-    """Start ``python distpool/node/__main__.py ROLE`` in a session of its own; returns its process id.
+def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "node") -> int:
+    """Start ``python distpool/PACKAGE/__main__.py ROLE`` in a session of its own; returns its process id.
 
     :param output: what becomes its standard output and error; default: ours.
 
@@ -22,7 +22,7 @@ def spawn(role: str, stdin: int, status: int, output: int = -1) -> int:
 
     if not sys.executable:
         raise ConnectError("sys.executable is empty: there is no Python to start workers with")
-    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    main = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), package, "__main__.py")
     arguments = [sys.executable, *_args_from_interpreter_flags(), main, role]
     # Numbers above those that they become in the child, so that no move overwrites another one's source.
     safe_stdin, safe_status = _duplicate(stdin), _duplicate(status)

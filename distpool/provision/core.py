@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from distpool.provision.interface import NodeType
+from distpool.provision.interface import Machine, NodeType, Phase
 from distpool.scheduler.capacity import Node, gpu_names, how_many
 from distpool.wire.resources import NodeOffer, Shape
 from distpool.wire.scheduler_to_operator import ClusterLoad, UnmetDemand
@@ -27,17 +27,22 @@ _PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _HOPELESS = 3
 
 
+#: What a machine of unknown capacity is taken for until the first one is there.
+_UNKNOWN_CPUS, _UNKNOWN_MEMORY_BYTES = 1.0, 1 << 62
+
+
 class Looked(NamedTuple):
-    """What the scheduler says, and which machines there are (name → type)."""
+    """What the scheduler says, and which machines there are, by name."""
 
     load: ClusterLoad
-    machines: Mapping[str, str]
+    machines: Mapping[str, Machine]
 
 
 class Refused(NamedTuple):
     """A machine that was asked for was refused."""
 
     node: str
+    hopeless: bool = False
 
 
 class Start(NamedTuple):
@@ -66,6 +71,7 @@ Effect: TypeAlias = "Start | Drain | Release"
 @dataclass(slots=True)
 class _Type:
     kind: NodeType
+    capacity: Shape
     failures: int = 0
     paused_until: float = 0.0
 
@@ -107,7 +113,10 @@ class AutoscalerCore:
         patience_s: float = 1.0,
         idle_s: float = 60.0,
     ) -> None:
-        self._types = {kind.name: _Type(kind) for kind in sorted(types, key=lambda kind: (kind.price, kind.start_s))}
+        self._types = {
+            kind.name: _Type(kind, _assumed(kind.capacity))
+            for kind in sorted(types, key=lambda kind: (kind.price, kind.start_s))
+        }
         self._prefix = prefix
         self._least, self._most = least, most
         self._patience_s = patience_s
@@ -121,7 +130,7 @@ class AutoscalerCore:
         if isinstance(event, Refused):
             machine = self._machines.pop(event.node, None)
             if machine is not None:
-                self._failed(machine.node_type, now)
+                self._failed(machine.node_type, now, event.hopeless)
             return []
         self._looked_at = now
         effects: list[Effect] = []
@@ -142,8 +151,29 @@ class AutoscalerCore:
             there = sum(1 for machine in self._machines.values() if machine.joined and machine.node_type == name)
             count = min(left, known.kind.most - there)
             if count > 0 and known.failures < _HOPELESS:
-                offers.append(NodeOffer(known.kind.capacity, count))
+                offers.append(NodeOffer(known.capacity, count))
         return tuple(offers)
+
+    def joined(self) -> list[str]:
+        """The machines whose nodes are in the cluster and stay there."""
+        return [name for name, machine in self._staying().items() if machine.joined]
+
+    def wanted(self) -> int:
+        """How many machines there should be by now."""
+        return max(self._least, len(self._staying()))
+
+    def promised_cpus(self) -> float:
+        """CPUs of as many machines as there may be."""
+        cpus, left = 0.0, self._most
+        for known in self._types.values():
+            count = min(left, known.kind.most)
+            cpus += count * known.capacity.num_cpus
+            left -= count
+        return cpus
+
+    def hopeless(self) -> bool:
+        """Whether there is no machine, and none can be expected any more."""
+        return not self._staying() and all(known.failures >= _HOPELESS for known in self._types.values())
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -154,17 +184,25 @@ class AutoscalerCore:
             if not machine.joined and not machine.draining:
                 self._failed(machine.node_type, now)
         nodes = {node.node: node for node in event.load.nodes}
-        for name, node_type in event.machines.items():
+        for name, seen in event.machines.items():
+            node_type = seen.node_type
             machine = self._machines.setdefault(name, _Machine(node_type, now))
             node = nodes.get(name)
-            if node is not None:
+            if seen.phase is Phase.FAILED:
+                if not machine.joined and not machine.draining:
+                    self._failed(node_type, now, seen.hopeless)
+                del self._machines[name]
+                effects.append(Release(name))
+            elif node is not None:
                 if not machine.joined and node_type in self._types:
-                    self._types[node_type].failures = 0
+                    self._came(self._types[node_type], node.capacity)
                 machine.joined = True
                 machine.missing_since = now
                 machine.draining = machine.draining or node.draining
             elif machine.draining and machine.joined:
                 effects.append(Release(name))
+            elif seen.phase is Phase.QUEUED:
+                machine.missing_since = now  # it is not late: the engine has no room
             elif now - machine.missing_since >= self._overdue_s(node_type):
                 if not machine.joined:
                     self._failed(node_type, now)
@@ -175,11 +213,17 @@ class AutoscalerCore:
         known = self._types.get(node_type)
         return max(_OVERDUE_S, _OVERDUE_TIMES * known.kind.start_s) if known is not None else _OVERDUE_S
 
-    def _failed(self, node_type: str, now: float) -> None:
+    @staticmethod
+    def _came(known: _Type, capacity: Shape) -> None:
+        known.failures = 0
+        if known.kind.capacity != _assumed(known.kind.capacity):
+            known.capacity = capacity  # now it is known
+
+    def _failed(self, node_type: str, now: float, hopeless: bool = False) -> None:
         known = self._types.get(node_type)
         if known is not None:
             known.paused_until = now + min(_LONGEST_PAUSE_S, _PAUSE_S * 2**known.failures)
-            known.failures += 1
+            known.failures = max(known.failures + 1, _HOPELESS if hopeless else 0)
 
     def _staying(self) -> dict[str, _Machine]:
         return {name: machine for name, machine in self._machines.items() if not machine.draining}
@@ -188,7 +232,7 @@ class AutoscalerCore:
 
     def _grow(self, load: ClusterLoad, now: float, effects: list[Effect]) -> None:
         coming = [machine for machine in self._staying().values() if not machine.joined]
-        plan = _Plan([_bin(self._types[one.node_type].kind.capacity) for one in coming if one.node_type in self._types])
+        plan = _Plan([_bin(self._types[one.node_type].capacity) for one in coming if one.node_type in self._types])
         idle = [_bin(node.capacity) for node in load.nodes if not node.workers and not node.draining]
         # What needs most is placed first, and what is small fills the gaps.
         for demand in sorted(load.demand, key=_size, reverse=True):
@@ -219,7 +263,7 @@ class AutoscalerCore:
                     if kind is None:
                         break
                     plan.new.append(kind)
-                    node = _bin(kind.capacity)
+                    node = _bin(self._types[kind.name].capacity)
                     bins.append(node)
                     plan.bins.append(node)
                 placed.append((node, node.reserve(shape)))
@@ -238,7 +282,7 @@ class AutoscalerCore:
             there = sum(1 for machine in self._machines.values() if machine.node_type == name)
             if there + plan.new.count(known.kind) >= known.kind.most or known.paused_until > now:
                 continue
-            if how_many(known.kind.capacity, shape) >= 1:
+            if how_many(known.capacity, shape) >= 1:
                 return known.kind
         return None
 
@@ -258,6 +302,15 @@ class AutoscalerCore:
                 machine.draining = True
                 left -= 1
                 effects.append(Drain(node.node))
+
+
+def _assumed(capacity: Shape) -> Shape:
+    return Shape(
+        _UNKNOWN_CPUS if capacity.num_cpus < 0 else capacity.num_cpus,
+        max(0.0, capacity.num_gpus),
+        _UNKNOWN_MEMORY_BYTES if capacity.memory_bytes < 0 else capacity.memory_bytes,
+        capacity.custom,
+    )
 
 
 def _bin(capacity: Shape) -> Node:

@@ -17,6 +17,7 @@ from distpool.wire import codec, operator_to_scheduler, scheduler_to_operator
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.links import Patience
 from distpool.wire.resources import NodeOffer
+from distpool.wire.security import Token
 
 T = TypeVar("T")
 #: How long a scheduler may take to answer.
@@ -26,12 +27,12 @@ _ANSWER_S = 10.0
 class OperatorLink:
     """See the module's description; used by one thread.
 
-    :param address: ``host:port`` of the scheduler, or a token file.
+    :param address: ``host:port`` of the scheduler, or a token file, or a token.
     :raises ConnectError: when the address or its token is not known.
     """
 
-    def __init__(self, address: str) -> None:
-        token = find_token(address)
+    def __init__(self, address: str | Token) -> None:
+        token = find_token(address) if isinstance(address, str) else address
         self._address = token.address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._channel = Channel(self._context, b"o-" + secrets.token_hex(6).encode(), token.keys)

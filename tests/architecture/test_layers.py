@@ -24,6 +24,7 @@ UPWARDS: dict[tuple[str, str], str] = {
     ("worker", "driver"): "a task that submits tasks is a driver itself",
     ("store", "code"): "what plain pickle refuses is pickled by value, by the rules for code",
     ("node", ""): "the file that is run as a program puts the package on the path and imports it there",
+    ("provision", ""): "the same",
     ("code", "driver"): "a future that is pickled outside of a submit belongs to the driver",
 }
 

@@ -1,17 +1,18 @@
-"""What every provisioner must do: inherit from ``ProvisionerContract`` and provide the two fixtures.
+"""What every provisioner must do: inherit from ``ProvisionerContract`` and provide the three fixtures.
 
-``provisioner`` is one with a type of which at least two can be started; ``link`` is connected to the cluster that its
-machines join.
+``provisioner`` is one with a type of which exactly two can be started; ``link`` is connected to the cluster that its
+machines join; ``harness`` makes the engine fail.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import pytest
 
-from distpool.provision.interface import Provisioner, ProvisionError
+from distpool.provision.interface import Machine, Phase, Provisioner, ProvisionError
 from distpool.provision.link import OperatorLink
 
 
@@ -21,6 +22,25 @@ def eventually(what: Callable[[], bool], seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "it does not come to that"
         time.sleep(0.05)
+
+
+class Harness(Protocol):
+    """What can be done to an engine; ask for it before the provisioner."""
+
+    def refuse(self, words: str) -> None:
+        """What is asked for from now on is refused, in these words."""
+
+    def hold(self) -> None:
+        """What is asked for from now on does not come up before ``go``."""
+
+    def kill_held(self) -> None:
+        """What is held is lost."""
+
+    def go(self) -> None:
+        """All is well again."""
+
+    def kill_node(self) -> None:
+        """The node that came last is lost, without a word."""
 
 
 class ProvisionerContract:
@@ -43,7 +63,7 @@ class ProvisionerContract:
     def test_a_machine_from_start_to_release(self, provisioner: Provisioner, link: OperatorLink) -> None:
         kind = provisioner.node_types()[0]
         provisioner.start("one", kind.name)
-        assert provisioner.list() == {"one": kind.name}
+        assert {node: machine.node_type for node, machine in provisioner.list().items()} == {"one": kind.name}
         eventually(lambda: "one" in self.nodes(link))
         [node] = [node for node in link.load().nodes if node.node == "one"]
         assert node.capacity.num_cpus == kind.capacity.num_cpus
@@ -98,3 +118,70 @@ class ProvisionerContract:
         with pytest.raises(ProvisionError):
             provisioner.start("one-too-many", kind.name)
         assert len(provisioner.list()) == kind.most
+
+    # -- an engine that fails -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def machine(provisioner: Provisioner, node: str) -> Machine | None:
+        return provisioner.list().get(node)
+
+    def failure(self, provisioner: Provisioner, node: str) -> str:
+        """Why a machine that is asked for does not come."""
+        try:
+            provisioner.start(node, provisioner.node_types()[0].name)
+        except ProvisionError as error:
+            return str(error)
+        eventually(lambda: (seen := self.machine(provisioner, node)) is None or seen.phase is Phase.FAILED)
+        failed = self.machine(provisioner, node)
+        assert failed is not None, "it is gone, and nobody says why"
+        return failed.reason
+
+    def start(self, provisioner: Provisioner, node: str, link: OperatorLink) -> None:
+        """Start one and wait until it has joined."""
+        provisioner.start(node, provisioner.node_types()[0].name)
+        eventually(lambda: node in self.nodes(link))
+
+    def test_refused(self, harness: Harness, provisioner: Provisioner, link: OperatorLink) -> None:
+        harness.refuse("no room today")
+        assert "no room today" in self.failure(provisioner, "one")
+        provisioner.release("one")
+        assert provisioner.list() == {}
+        harness.go()
+        self.start(provisioner, "one", link)
+
+    def test_partially_granted(self, harness: Harness, provisioner: Provisioner, link: OperatorLink) -> None:
+        self.start(provisioner, "one", link)
+        harness.refuse("only one for you")
+        assert "only one for you" in self.failure(provisioner, "two")
+        assert "one" in self.nodes(link)
+        assert provisioner.list()["one"].phase is Phase.RUNNING
+
+    def test_slow(self, harness: Harness, provisioner: Provisioner, link: OperatorLink) -> None:
+        harness.hold()
+        for node in ("one", "two"):
+            provisioner.start(node, provisioner.node_types()[0].name)
+        assert {machine.phase for machine in provisioner.list().values()} <= {Phase.QUEUED, Phase.STARTING}
+        provisioner.release("one")
+        assert set(provisioner.list()) == {"two"}
+        harness.go()
+        eventually(lambda: "two" in self.nodes(link))
+        eventually(lambda: provisioner.list()["two"].phase is Phase.RUNNING)
+        assert "one" not in self.nodes(link)
+
+    def test_killed_while_starting(self, harness: Harness, provisioner: Provisioner, link: OperatorLink) -> None:
+        harness.hold()
+        provisioner.start("one", provisioner.node_types()[0].name)
+        harness.kill_held()
+        eventually(lambda: (seen := self.machine(provisioner, "one")) is None or seen.phase is Phase.FAILED)
+        provisioner.release("one")
+        assert provisioner.list() == {}
+        harness.go()
+        self.start(provisioner, "one", link)
+
+    def test_vanished(self, harness: Harness, provisioner: Provisioner, link: OperatorLink) -> None:
+        self.start(provisioner, "one", link)
+        harness.kill_node()
+        eventually(lambda: (seen := self.machine(provisioner, "one")) is None or seen.phase is Phase.FAILED)
+        provisioner.release("one")
+        eventually(lambda: "one" not in self.nodes(link))
+        self.start(provisioner, "two", link)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from distpool.provision.core import AutoscalerCore, Drain, Looked, Refused, Release, Start
-from distpool.provision.interface import NodeType
+from distpool.provision.interface import Machine, NodeType, Phase
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import AgentSaid, DriverSaid, OperatorSaid, ToAgent, ToOperator
 from distpool.wire import agent_to_scheduler as from_agent
@@ -35,6 +35,8 @@ class World:
         self.types = {kind.name: kind for kind in types}
         #: name → (type, when it joins)
         self.machines: dict[str, tuple[str, float]] = {}
+        #: what the engine says of machines of which there is more to say than that they run
+        self.phases: dict[str, Machine] = {}
         self.joined: set[str] = set()
         self.history: list[Any] = []
         #: types that are refused
@@ -83,7 +85,8 @@ class World:
                 self.tell(AgentSaid(node, hello))
         asked = from_operator.LoadWanted(codec.PROTOCOL, self.core.offers())
         [answer] = [e.message for e in self.tell(OperatorSaid("o", asked)) if isinstance(e, ToOperator)]
-        effects = self.core.handle(Looked(answer, {node: name for node, (name, _) in self.machines.items()}), self.now)
+        seen = {node: self.phases.get(node, Machine(name)) for node, (name, _) in self.machines.items()}
+        effects = self.core.handle(Looked(answer, seen), self.now)
         for effect in effects:
             if isinstance(effect, Start):
                 if effect.node_type in self.refused:
@@ -234,6 +237,48 @@ def test_a_machine_that_is_lost_is_replaced() -> None:
     world.run(100)
     assert node not in world.machines
     assert len(world.scheduler.book.leases) == 4
+
+
+def test_a_machine_that_is_queued_is_not_late() -> None:
+    world = World(types=(SMALL,), most=3)
+    world.broken.add("small")
+    world.want(4)
+    world.run(3)
+    [node] = world.machines
+    world.phases[node] = Machine("small", Phase.QUEUED, "Resources")
+    assert world.run(1000) == []
+    assert world.core.wanted() == 1
+    assert world.core.joined() == []
+    del world.phases[node]
+    assert Release(node) in world.run(60)
+
+
+def test_what_has_failed_is_released_and_asked_for_again_unless_that_is_hopeless() -> None:
+    world = World(types=(SMALL,), most=1)
+    world.broken.add("small")
+    world.want(4)
+    world.run(3)
+    [node] = world.machines
+    world.phases[node] = Machine("small", Phase.FAILED, "it said no")
+    assert world.run(1) == [Release(node)]
+    assert not world.core.hopeless()
+    world.run(10)
+    [node] = world.machines
+    world.phases[node] = Machine("small", Phase.FAILED, "no such account", hopeless=True)
+    assert world.run(1) == [Release(node)]
+    assert world.core.hopeless()
+    assert world.core.offers() == ()
+
+
+def test_a_capacity_that_is_not_known_is_learned_from_the_first_machine() -> None:
+    world = World(types=(SMALL,), most=5, least=1)
+    world.core = AutoscalerCore([NodeType("small", Shape(-1.0, -1.0, -1), most=5)], "auto", 1, 5)
+    assert world.core.promised_cpus() == 5.0
+    world.run(10)
+    assert world.core.promised_cpus() == 20.0
+    world.want(12)
+    world.run(10)
+    assert len(world.joined) == 3
 
 
 def test_machines_of_an_earlier_run_are_taken_over() -> None:

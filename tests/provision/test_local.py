@@ -13,20 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from distpool.node.statefolder import find_token
 from distpool.provision.autoscaler import Autoscaler
-from distpool.provision.interface import NodeType
+from distpool.provision.interface import NodeType, Phase
 from distpool.provision.link import OperatorLink
 from distpool.provision.local import LocalProvisioner
 from distpool.wire.resources import Shape
 from tests.provision.contract import ProvisionerContract, eventually
+from tests.provision.gate import Gate
 
 pytestmark = pytest.mark.watchdog(180)
+
+#: As it is before a harness puts itself in its place.
+PYTHON = sys.executable
 
 LOCAL = NodeType("local", Shape(1.0, 0.0, 1 << 30, (("extra", 1.0),)), most=2, start_s=1.0)
 
 
 def command(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "distpool", *words], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([PYTHON, "-m", "distpool", *words], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -51,8 +56,15 @@ def link(address: str) -> Iterator[OperatorLink]:
 
 
 @pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate(tmp_path / "gate", sys.executable)
+    monkeypatch.setattr(sys, "executable", str(gate.script))
+    return gate
+
+
+@pytest.fixture
 def provisioner(address: str) -> Iterator[LocalProvisioner]:
-    provisioner = LocalProvisioner(address, [LOCAL])
+    provisioner = LocalProvisioner(find_token(address), [LOCAL])
     yield provisioner
     provisioner.close()
 
@@ -63,10 +75,11 @@ class TestLocalProvisioner(ProvisionerContract):
         eventually(lambda: "one" in self.nodes(link))
         # The node may be heard of before the provisioner has noted its process.
         eventually(lambda: provisioner._processes["one"].started is not None)
-        started = provisioner._processes["one"].started
-        assert started is not None
-        os.kill(started.pid, signal.SIGKILL)
-        eventually(lambda: not provisioner.list())
+        os.kill(provisioner._processes["one"].pid, signal.SIGKILL)
+        eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
+        assert "SIGKILL" in provisioner.list()["one"].reason
+        provisioner.release("one")
+        assert not provisioner.list()
 
 
 EXTRA = """
@@ -96,7 +109,7 @@ def test_nodes_come_for_work_that_only_they_could_do_and_go_when_they_are_idle(
     thread = threading.Thread(target=scaler.run)
     thread.start()
     try:
-        eventually(lambda: bool(scaler._core.next_deadline()))
+        eventually(lambda: bool(scaler.core.next_deadline()))
         monkeypatch.setenv("DISTPOOL_ADDRESS", address)
         assert run_script(EXTRA, timeout_s=120).split() == ["True"]
         eventually(lambda: len(link.load().nodes) == 1)
@@ -111,7 +124,7 @@ def test_nodes_come_for_work_that_only_they_could_do_and_go_when_they_are_idle(
 
 
 def test_the_commands(address: str, link: OperatorLink) -> None:
-    words = [sys.executable, "-m", "distpool", "autoscale", "--min", "1", "--max", "1", "--address", address]
+    words = [PYTHON, "-m", "distpool", "autoscale", "--min", "1", "--max", "1", "--address", address]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as scaler:
         eventually(lambda: len(link.load().nodes) == 2)
         [node] = [node.node for node in link.load().nodes if node.node.startswith("auto-")]
@@ -123,8 +136,6 @@ def test_the_commands(address: str, link: OperatorLink) -> None:
         assert scaler.returncode == 0
     assert "Between 1 and 1 nodes with 1 CPU each." in output
     eventually(lambda: len(link.load().nodes) == 1)
-    unknown = subprocess.run(
-        [sys.executable, "-m", "distpool", "drain", "nobody"], capture_output=True, text=True, timeout=60
-    )
+    unknown = subprocess.run([PYTHON, "-m", "distpool", "drain", "nobody"], capture_output=True, text=True, timeout=60)
     assert unknown.returncode == 1
     assert "there is no node nobody" in unknown.stdout

@@ -1,0 +1,88 @@
+"""A program that is given an engine's address, and what becomes of its nodes however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.provision.contract import eventually
+from tests.provision.programs import ENDLESS, SPREAD
+
+pytestmark = pytest.mark.watchdog(180)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("DISTPOOL_SPARE_WORKERS", "0")
+    return dict(os.environ)
+
+
+def popen(tmp_path: Path, program: str, address: str) -> subprocess.Popen[str]:
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    return subprocess.Popen(
+        [sys.executable, str(path), address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(tmp_path: Path, program: str, address: str) -> tuple[int, str, str]:
+    with popen(tmp_path, program, address) as process:
+        output, errors = process.communicate(timeout=150)
+    return process.returncode, output, errors
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_a_program_and_its_nodes(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output, errors = run(tmp_path, SPREAD, "local://?nodes=3")
+    assert (status, output) == (0, "ran on 3\n"), errors
+    kept = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert kept == []
+
+
+def test_nodes_come_for_work_when_none_is_kept(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output, errors = run(tmp_path, SPREAD, "local://?min=0&max=2")
+    assert (status, output) == (0, "ran on 2\n"), errors
+
+
+def test_what_is_wrong_with_the_address(environment: dict[str, str], tmp_path: Path) -> None:
+    status, _, errors = run(tmp_path, SPREAD, "local://?nods=3")
+    assert status == 1
+    assert "did you mean nodes?" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nodes_end_with_the_program_however_it_ends(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    with popen(tmp_path, ENDLESS, "local://?nodes=2") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        below = descendants(process.pid)
+        assert len(below) >= 6
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    eventually(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below))
+
+
+def test_the_program_hears_of_it_when_nobody_looks_after_its_nodes(environment: dict[str, str], tmp_path: Path) -> None:
+    with popen(tmp_path, ENDLESS, "local://?nodes=1") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        below = descendants(process.pid)
+        [supervisor] = psutil.Process(process.pid).children()
+        supervisor.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the nodes from local://?nodes=1 are gone" in errors
+    eventually(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below))
