@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-import sys
+import threading
 import time
 
 import msgspec
@@ -80,6 +80,9 @@ def add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--node", metavar="NAME", help="its name in the cluster, which no other node may have (default: one is made)"
     )
     parser.add_argument("--foreground", action="store_true", help="stay in the foreground, and log to standard error")
+    parser.add_argument(
+        "--until-eof", action="store_true", help="with --foreground: end as soon as standard input does, as over ssh"
+    )
     parser.set_defaults(run=start)
 
 
@@ -89,6 +92,8 @@ def start(arguments: argparse.Namespace) -> int:
     host = arguments.host or (
         token.address.rpartition(":")[0] if arguments.head else machine.address_towards(token.address)
     )
+    if arguments.until_eof:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     first_port, last_port = _port_range(arguments.worker_ports)
     node = f"{_safe(socket.gethostname())}-{secrets.token_hex(3)}" if arguments.node is None else arguments.node
     if node != _safe(node):
@@ -135,6 +140,12 @@ def _stay(started: launch.MemberStart) -> int:
         return code if code >= 0 else 128 - code
 
 
+def _end_with_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # before the node is up this process ends, and then so does the node
+
+
 def _ask_to_end(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGTERM)
@@ -178,7 +189,7 @@ def _new_token(arguments: argparse.Namespace) -> Token:
 def _found_token(arguments: argparse.Namespace) -> Token:
     if arguments.token_file == "-":
         try:
-            token = Token.parse(sys.stdin.readline())
+            token = Token.parse(_line_of_input())
         except ValueError as error:
             raise ConnectError(f"standard input: {error}") from error
     elif arguments.token_file:
@@ -197,6 +208,14 @@ def _found_token(arguments: argparse.Namespace) -> Token:
         except ValueError as error:
             raise ConnectError(str(error)) from error
     return token
+
+
+def _line_of_input() -> str:
+    """One line and no more: what is behind it is not ours to read."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line.decode(errors="replace")
 
 
 def _port_range(text: str | None) -> tuple[int, int]:

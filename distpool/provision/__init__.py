@@ -12,10 +12,11 @@ from distpool.provision.registry import ENGINES
 
 if TYPE_CHECKING:
     from distpool.provision.local import Local
+    from distpool.provision.ssh import SSH
 
 _HOMES = {name: module for module, name in ENGINES.values()}
 
-__all__ = ["Local"]
+__all__ = ["SSH", "Local"]
 
 
 def __getattr__(name: str) -> Any:

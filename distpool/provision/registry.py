@@ -16,6 +16,7 @@ from distpool.provision.address import Engine
 #: scheme → module and class
 ENGINES = {
     "local": ("distpool.provision.local", "Local"),
+    "ssh": ("distpool.provision.ssh", "SSH"),
 }
 _GROUP = "distpool.engines"
 

@@ -1,0 +1,290 @@
+"""``ssh://``: nodes on machines that the user may log in to, started over the system's ``ssh``.
+
+Everything that the user has told ``ssh`` holds: configuration, agent, jump hosts, known hosts.  The cluster's key goes
+through the connection, as the first line of the command's standard input; the end of that input ends the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from distpool.provision.address import Engine, option, words
+from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.version import __version__
+from distpool.wire.security import Token
+
+#: How long a node may take to end when it is told to.
+_END_S = 15.0
+_ALWAYS = (
+    "-T",
+    *("-o", "BatchMode=yes"),  # nobody is there to type a password
+    *("-o", "ConnectTimeout=20"),
+    *("-o", "ServerAliveInterval=15"),
+    *("-o", "ServerAliveCountMax=4"),
+)
+#: What ``ssh`` or the other side says → what to do about it.
+_CURES = {
+    "Permission denied": "log in with a key (ssh-copy-id), and load it into your agent; passwords are not asked for",
+    "Host key verification failed": "log in once by hand, and confirm that it is the right machine",
+    "Could not resolve hostname": "is that its name, or has your ~/.ssh/config another one for it?",
+    "Connection refused": "no sshd listens there; is the port right?",
+    "timed out": "no answer from there: is it up, and is the way there open?",
+    "No module named": f"install distpool there, the same version: python -m pip install distpool=={__version__}",
+    "No such file": "name the Python of that machine with the option python",
+    "not found": "name the Python of that machine with the option python",
+    "refused this node": f"install the same version there: python -m pip install distpool=={__version__}",
+    "no answer from the cluster": "it must reach the program's machine; see the options head_host and head_port",
+}
+#: With these the next attempt fails in the same way.
+_LASTING = ("Permission denied", "Host key verif", "No module named", "No such file", "not found", "refused this")
+    "Permission denied",
+    "Host key verification",
+    "No module named",
+    "No such file",
+    "not found",
+    "refused this",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSH(Engine):
+    """One node on each of some machines.
+
+    A user name stands in front of a machine, as in ``user@host``, and is meant for those behind it as well.
+    """
+
+    scheme: ClassVar[str] = "ssh"
+    target: ClassVar[str] = "hosts"
+
+    hosts: tuple[str, ...] = option(
+        (), words, "machines as `[user@]host[:port]`, separated by commas, or a file with one in each line"
+    )
+    python: str = option("", str, "the Python to run there; default: the one at the same path as the program's")
+    setup: str = option("", str, "a shell command that comes first, as in `. /opt/conda/bin/activate my-environment`")
+    config: str = option("", str, "a configuration file for `ssh` in place of the usual ones")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hosts", tuple(self.hosts))
+        if not self.machines():
+            raise ValueError("which machines? As in ssh://user@host1,host2 or ssh://?hosts=FILE")
+        super().__post_init__()
+        if self.bounds()[1] > len(self.machines()):
+            raise ValueError(f"{self.bounds()[1]} nodes, and {len(self.machines())} machines")
+
+    def machines(self) -> list[str]:
+        """Where nodes may run, each as ``[user@]host[:port]``."""
+        found, user = [], ""
+        for host in _from_file(self.hosts[0]) if len(self.hosts) == 1 else self.hosts:
+            own, at, name = host.rpartition("@")
+            user = own if at else user
+            found.append(f"{user}@{name}" if user else name)
+        return found
+
+    def usual_nodes(self) -> int:
+        """All machines."""
+        return len(self.machines())
+
+    def near(self) -> str:
+        """The first machine, as ``ssh`` knows it."""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run(
+                ["ssh", *self.options(), "-G", *_destination(self.machines()[0])],
+                capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+            ).stdout  # fmt: skip
+            for line in said.splitlines():
+                if line.startswith("hostname "):
+                    return line.partition(" ")[2]
+        return self.machines()[0].rpartition("@")[2].partition(":")[0]
+
+    def options(self) -> list[str]:
+        """What every ``ssh`` is told."""
+        return [*_ALWAYS, *(("-F", self.config) if self.config else ())]
+
+    def provisioner(self, token: Token) -> SSHProvisioner:
+        """See ``Engine``."""
+        return SSHProvisioner(self, token)
+
+
+@dataclass(slots=True)
+class _Login:
+    host: str
+    process: subprocess.Popen[str]
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    listener: threading.Thread | None = None
+    joined: bool = False
+    end_at: float | None = None
+
+
+class SSHProvisioner:
+    """See the module's description.
+
+    :raises ProvisionError: when there is no ``ssh`` here.
+    """
+
+    def __init__(self, engine: SSH, token: Token) -> None:
+        if shutil.which("ssh") is None:
+            raise ProvisionError("there is no ssh on this machine", hopeless=True)
+        self._engine = engine
+        self._token = token
+        self._kind = engine.node_type(start_s=10.0)
+        #: least recently used first
+        self._free = deque(engine.machines())
+        self._logins: dict[str, _Login] = {}
+        self._ending: list[_Login] = []
+
+    def node_types(self) -> Sequence[NodeType]:
+        """See ``Provisioner``."""
+        return (self._kind,)
+
+    def start(self, node: str, node_type: str) -> None:
+        """See ``Provisioner``."""
+        if node_type != self._kind.name:
+            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
+        if node in self._logins:
+            return
+        self._reap()
+        if not self._free or len(self._logins) >= self._kind.most:
+            raise ProvisionError(f"all of {self._kind.most} machines are in use")
+        host = self._free.popleft()
+        command = ["ssh", *self._engine.options(), *_destination(host), "--", self._command(node)]
+        try:
+            # A session of its own: Ctrl-C is the program's.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                errors="replace", start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            self._free.append(host)
+            raise ProvisionError(f"ssh cannot be run: {error}") from error
+        login = self._logins[node] = _Login(host, process)
+        with contextlib.suppress(BrokenPipeError):
+            assert process.stdin is not None
+            process.stdin.write(f"{self._token.line()}\n")
+            process.stdin.flush()
+        login.listener = threading.Thread(target=_listen, args=(node, login), daemon=True)
+        login.listener.start()
+
+    def release(self, node: str) -> None:
+        """See ``Provisioner``."""
+        login = self._logins.pop(node, None)
+        if login is None:
+            return
+        login.end_at = time.monotonic() + _END_S
+        with contextlib.suppress(OSError):
+            assert login.process.stdin is not None
+            login.process.stdin.close()
+        if not login.joined:
+            login.process.terminate()  # it may not have come so far as to hear of that
+        self._ending.append(login)
+        self._reap()
+
+    def list(self) -> Mapping[str, Machine]:
+        """See ``Provisioner``."""
+        self._reap()
+        found = {}
+        for node, login in list(self._logins.items()):
+            machine = self._machine(login)
+            if machine is None:
+                self.release(node)
+            else:
+                found[node] = machine
+        return found
+
+    def close(self) -> None:
+        """See ``Provisioner``."""
+        for node in list(self._logins):
+            self.release(node)
+        while self._ending:
+            self._reap()
+            time.sleep(0.02)
+
+    # -- within -------------------------------------------------------------------------------------------------
+
+    def _command(self, node: str) -> str:
+        """What the other machine's shell runs."""
+        engine = self._engine
+        line = [engine.python or sys.executable, "-m", "distpool", "start", "--join", "--private", "--foreground"]
+        line += ["--until-eof", "--token-file", "-", "--node", node]
+        for name, value in (("cpus", engine.cpus), ("gpus", engine.gpus)):
+            line += [f"--num-{name}", f"{value:g}"] if value is not None else []
+        line += ["--memory-bytes", str(engine.memory)] if engine.memory is not None else []
+        command = f"exec {shlex.join(line)}"
+        # Its login shell may be any; what goes through it then has no more in it than quotes.
+        return f"exec sh -c {shlex.quote(f'{engine.setup} && {command}')}" if engine.setup else command
+
+    def _machine(self, login: _Login) -> Machine | None:
+        """How far it has come; None when it has ended in order."""
+        code = login.process.poll()
+        if code is None:
+            phase = Phase.RUNNING if login.joined else Phase.STARTING
+            return Machine(self._kind.name, phase, "" if login.joined else "over ssh")
+        assert login.listener is not None
+        login.listener.join(1.0)  # its last words
+        if code == 0 and login.joined:
+            return None
+        said = "; ".join(_telling(login.lines)) or f"ssh ended with exit status {code} and said nothing"
+        cure = next((cure for words, cure in _CURES.items() if words in said), "")
+        lasting = any(words in said for words in _LASTING)
+        return Machine(self._kind.name, Phase.FAILED, f"{login.host}: {said}{f' ({cure})' if cure else ''}", lasting)
+
+    def _reap(self) -> None:
+        """What has ended gives its machine back; what does not end is ended."""
+        now = time.monotonic()
+        for login in list(self._ending):
+            if login.process.poll() is None:
+                assert login.end_at is not None
+                if now >= login.end_at:
+                    login.process.send_signal(signal.SIGTERM if now < login.end_at + 2 else signal.SIGKILL)
+                continue
+            assert login.listener is not None
+            assert login.process.stdout is not None
+            login.listener.join(1.0)
+            if not login.listener.is_alive():
+                login.process.stdout.close()
+            self._ending.remove(login)
+            self._free.append(login.host)
+
+
+def _listen(node: str, login: _Login) -> None:
+    assert login.process.stdout is not None
+    for line in login.process.stdout:
+        login.lines.append(line.strip())
+        login.joined = login.joined or line.startswith(f"Node {node} joined")
+
+
+def _telling(lines: deque[str]) -> list[str]:
+    """The end of what was said, without what says nothing: a log's ordinary lines."""
+    telling = [line for line in lines if line and " INFO " not in line and not line.startswith("Warning: Perm")]
+    return telling[-2:]
+
+
+def _destination(host: str) -> list[str]:
+    """``[user@]host[:port]`` as ``ssh`` has it."""
+    name, colon, port = host.rpartition(":")
+    if not colon or not port.isdigit() or (":" in name.rpartition("@")[2] and not name.endswith("]")):
+        return [host]
+    user, at, bare = name.rpartition("@")
+    return ["-p", port, f"{user}{at}{bare.strip('[]')}"]
+
+
+def _from_file(text: str) -> list[str]:
+    """The machines in a file, if it is one."""
+    if "/" not in text and not os.path.isfile(text):
+        return [text]
+    try:
+        with open(text, encoding="utf-8") as file:
+            return [line for raw in file if (line := raw.partition("#")[0].strip())]
+    except OSError as error:
+        raise ValueError(f"the file of machines {text} cannot be read: {error.strerror}") from error
