@@ -81,6 +81,11 @@ def add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--foreground", action="store_true", help="stay in the foreground, and log to standard error")
     parser.add_argument(
+        "--private",
+        action="store_true",
+        help="with --join: for one program's own cluster; nothing is kept here, and without its scheduler it soon ends",
+    )
+    parser.add_argument(
         "--until-eof", action="store_true", help="with --foreground: end as soon as standard input does, as over ssh"
     )
     parser.set_defaults(run=start)
@@ -110,6 +115,7 @@ def start(arguments: argparse.Namespace) -> int:
         working_directory=os.getcwd(),
         foreground=arguments.foreground,
         log=log,
+        private=arguments.private,
     )
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else -1
     try:

@@ -26,7 +26,6 @@ class MemberConfig(msgspec.Struct, frozen=True):
     :param foreground: whether the node ends with the process that started it.
     :param log: its log file, or empty.
     :param private: it belongs to one program: commands on this machine do not know of it, and nothing about it is kept.
-    :param orphaned_s: so many seconds without a scheduler, and it ends.
     """
 
     token: str
@@ -40,7 +39,11 @@ class MemberConfig(msgspec.Struct, frozen=True):
     foreground: bool
     log: str = ""
     private: bool = False
-    orphaned_s: float = 600.0
+
+    @property
+    def orphaned_s(self) -> float:
+        """So many seconds without a scheduler, and it ends: a program does not come back, an operator's head may."""
+        return 60.0 if self.private else 600.0
 
     def __repr__(self) -> str:
         return f"<MemberConfig {self.advertised_host}>"  # not the token

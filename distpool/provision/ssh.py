@@ -49,13 +49,6 @@ _CURES = {
 }
 #: With these the next attempt fails in the same way.
 _LASTING = ("Permission denied", "Host key verif", "No module named", "No such file", "not found", "refused this")
-    "Permission denied",
-    "Host key verification",
-    "No module named",
-    "No such file",
-    "not found",
-    "refused this",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,193 @@
+"""Nodes over a real ``sshd``: the contract on loopback, programs on hosts of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distpool.errors import ConnectError
+from distpool.node.statefolder import find_token
+from distpool.provision.link import OperatorLink
+from distpool.provision.registry import parse
+from distpool.provision.ssh import SSH, SSHProvisioner
+from tests.multihost import hosts
+from tests.provision import sshd
+from tests.provision.contract import Harness, ProvisionerContract, eventually
+from tests.provision.gate import Gate
+from tests.provision.programs import SPREAD
+from tests.provision.test_local import address, link
+
+__all__ = ["address", "link"]
+
+pytestmark = [
+    pytest.mark.watchdog(240),
+    pytest.mark.skipif(bool(sshd.missing()), reason=f"no sshd: {sshd.missing()}"),
+]
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+
+def test_machines_of_an_address(tmp_path: Path) -> None:
+    assert parse("ssh://me@a,b,you@c:2222") == SSH(hosts=("me@a", "b", "you@c:2222"))
+    assert SSH(hosts=("me@a", "b", "you@c:2222")).machines() == ["me@a", "me@b", "you@c:2222"]
+    assert SSH(hosts=("a", "b")).bounds() == (2, 2)
+    assert SSH(hosts=("a", "b"), min=0).bounds() == (0, 2)
+    listed = tmp_path / "machines"
+    listed.write_text("# ours\nme@a\nb:2222  # the new one\n\n")
+    by_file = parse(f"ssh://?hosts={listed}")
+    assert isinstance(by_file, SSH)
+    assert by_file.machines() == ["me@a", "me@b:2222"]
+    assert parse(str(by_file)) == by_file
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ssh://", "which machines?"),
+        ("ssh://a,b?nodes=3", "3 nodes, and 2 machines"),
+        ("ssh:///no/such/file", "/no/such/file cannot be read: No such file"),
+    ],
+)
+def test_what_is_wrong_is_said(address: str, words: str) -> None:
+    with pytest.raises(ConnectError, match=words):
+        parse(address)
+
+
+# -- the contract, on loopback ---------------------------------------------------------------------------------------
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
+        "XDG_STATE_HOME": str(folder),
+        "DISTPOOL_SPARE_WORKERS": "0",
+    }
+
+
+def loopback(folder: Path, port: int) -> sshd.Sshd:
+    server = sshd.Sshd(folder, "127.0.0.1", port, environment(folder / "state"))
+    server.start(lambda *words, **options: subprocess.Popen(words, **options), server.listens)
+    return server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[sshd.Sshd]:
+    server = loopback(tmp_path / "sshd", sshd.free_port())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate", sys.executable)
+
+
+@pytest.fixture
+def provisioner(address: str, server: sshd.Sshd, harness: Gate) -> Iterator[SSHProvisioner]:
+    machines = (f"127.0.0.1:{server.port}", f"localhost:{server.port}")
+    engine = SSH(hosts=machines, config=str(server.config), python=str(harness.script), cpus=1.0)
+    provisioner = SSHProvisioner(engine, find_token(address))
+    yield provisioner
+    provisioner.close()
+
+
+class TestSSHProvisioner(ProvisionerContract):
+    def test_a_login_that_is_refused(
+        self, harness: Harness, server: sshd.Sshd, provisioner: SSHProvisioner, link: OperatorLink
+    ) -> None:
+        (server.folder / "authorized").write_text("")
+        assert "Permission denied" in self.failure(provisioner, "one")
+        failed = provisioner.list()["one"]
+        assert failed.hopeless
+        assert "ssh-copy-id" in failed.reason
+
+    def test_a_machine_where_nobody_listens(
+        self, address: str, server: sshd.Sshd, provisioner: SSHProvisioner, link: OperatorLink
+    ) -> None:
+        server.close()
+        assert "127.0.0.1:" in (reason := self.failure(provisioner, "one"))
+        assert "no sshd listens there" in reason
+
+    def test_a_python_that_is_not_there(self, address: str, server: sshd.Sshd) -> None:
+        engine = SSH(hosts=(f"127.0.0.1:{server.port}",), config=str(server.config), python="/no/python")
+        provisioner = SSHProvisioner(engine, find_token(address))
+        try:
+            assert "with the option python" in self.failure(provisioner, "one")
+        finally:
+            provisioner.close()
+
+    def test_the_key_is_on_no_command_line(
+        self, harness: Gate, provisioner: SSHProvisioner, address: str, link: OperatorLink
+    ) -> None:
+        self.start(provisioner, "one", link)
+        secret = find_token(address).line().partition("@")[0]
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                assert secret.encode() not in path.read_bytes()
+            except OSError:
+                pass
+
+
+def test_a_setup_command_comes_first(address: str, server: sshd.Sshd, link: OperatorLink) -> None:
+    engine = SSH(hosts=(f"127.0.0.1:{server.port}",), config=str(server.config), setup="export DISTPOOL_NUM_CPUS=3")
+    provisioner = SSHProvisioner(engine, find_token(address))
+    try:
+        provisioner.start("one", "ssh")
+        eventually(lambda: [node.capacity.num_cpus for node in link.load().nodes if node.node == "one"] == [3.0])
+    finally:
+        provisioner.close()
+
+
+# -- programs, on hosts of their own -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lan(tmp_path: Path) -> Iterator[tuple[hosts.Lan, str]]:
+    """Three hosts; on the last two there is an ``sshd``; and where the program finds what ``ssh`` needs."""
+    if hosts.missing():
+        pytest.skip(f"no hosts of their own: {hosts.missing()}")
+    lan = hosts.Lan(["desk", "beta", "gamma"])
+    servers = []
+    try:
+        for host in lan.hosts[1:]:
+            given = {"PYTHONPATH": str(hosts.ROOT), "XDG_STATE_HOME": "/tmp/state", "DISTPOOL_NUM_CPUS": "1"}
+            given["DISTPOOL_SPARE_WORKERS"] = "0"
+            server = sshd.Sshd(tmp_path / host.name, host.address, 22, given)
+            # Hosts have a /tmp of their own.
+            host.run("mkdir", "-p", str(tmp_path))
+            for name in ("host", "authorized", "sshd_config"):
+                host.write(f"{server.folder}/{name}", (server.folder / name).read_text())
+            server.start(host.popen, lambda host=host: not host.run(*_PROBE, host.address, status=None))
+            servers.append(server)
+        desk = lan.hosts[0]
+        lines = ["Host *", "  StrictHostKeyChecking accept-new", "  UserKnownHostsFile /tmp/known", "  LogLevel ERROR"]
+        for host, server in zip(lan.hosts[1:], servers, strict=True):
+            lines += [f"Host {host.name}", f"  HostName {host.address}", f"  IdentityFile /tmp/{host.name}.key"]
+            desk.write(f"/tmp/{host.name}.key", (server.folder / "client").read_text())
+        desk.write("/tmp/config", "\n".join(lines) + "\n")
+        yield lan, "ssh://beta,gamma?config=/tmp/config"
+    finally:
+        for server in servers:
+            server.close()
+        lan.close()
+
+
+_PROBE = (sys.executable, "-c", "import socket, sys; socket.create_connection((sys.argv[1], 22), 1)")
+
+
+@pytest.mark.leaks("processes", "descriptors")
+def test_a_program_on_two_machines(lan: tuple[hosts.Lan, str]) -> None:
+    network, address = lan
+    desk = network.hosts[0]
+    desk.write("/tmp/project/program.py", SPREAD)
+    assert "ran on 2\n" in desk.run(sys.executable, "/tmp/project/program.py", address)
+    for host in network.hosts:
+        assert "distpool" not in host.run("ps", "-e", "-o", "args=").replace("sshd", "")
+        assert host.run("find", "/dev/shm", "-mindepth", "1") == ""
