@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import sys
@@ -95,8 +96,6 @@ class PrivateChanges:
             _libc.madvise(address, size_bytes, _DONTNEED)
 
     def _forget_written(self, fd: int, address: int, size_bytes: int) -> bool:
-        import fcntl
-
         # A page of a private file mapping that is there, or swapped, and is *not* the file's, is a private copy.
         request = (ctypes.c_uint64 * 12)(
             96, 0, address, address + size_bytes, 0, ctypes.addressof(self._regions), self._REGIONS, 0,

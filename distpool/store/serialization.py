@@ -29,8 +29,8 @@ Handle: TypeAlias = Any
 #: A pickler that met more than this is not kept: its memo never shrinks, and clearing it takes time in its size.
 _KEEP_PICKLER_BYTES = 1 << 16
 _PROTOCOL = 5
-#: While this is not loaded, no object exists that needs another table than the usual one.
-_REDUCTION = "multiprocessing.reduction"
+#: While none of these is loaded, no object exists that needs another table than the usual one.
+_REDUCTION, _ARROW, _POLARS = "multiprocessing.reduction", "pyarrow", "polars"
 
 
 class Serialized:
@@ -61,8 +61,8 @@ class _Serializer:
     """One thread's pickler."""
 
     __slots__ = (
-        "_buffers", "_chunks", "_marks", "_pickler", "_readonly", "_table", "busy", "by_reference", "dependencies",
-        "inline_bytes", "references",
+        "_buffers", "_chunks", "_find_tables", "_marks", "_pickler", "_readonly", "_shared", "_table", "_tables",
+        "busy", "by_reference", "dependencies", "inline_bytes", "references",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -70,6 +70,10 @@ class _Serializer:
         self.inline_bytes = 0
         self._readonly = False
         self._table: Any = None
+        #: What it was made of.
+        self._shared: Any = None
+        self._tables: Any = None
+        self._find_tables: Callable[[], Any] | None = None
         self.by_reference = False
         self.dependencies: list[Handle] = []
         self.references: list[Handle] = []
@@ -107,9 +111,9 @@ class _Serializer:
         self._readonly = False
         try:
             try:
-                if _REDUCTION in sys.modules and (table := dispatch_table()) is not self._table:
-                    self._table = table
-                    self._pickler.dispatch_table = self._table
+                modules = sys.modules
+                if _REDUCTION in modules or _ARROW in modules or _POLARS in modules:
+                    self._choose_table()
                 self._pickler.dump(value)
                 if self._readonly and "numpy" in sys.modules:
                     self._renew()
@@ -148,6 +152,20 @@ class _Serializer:
         finally:
             self.busy = False
 
+    def _choose_table(self) -> None:
+        if self._find_tables is None and (_ARROW in sys.modules or _POLARS in sys.modules):
+            import multiprocessing.reduction  # noqa: F401 - without it there is no copy of the usual reducers to add to
+
+            from distpool.store.tables import reducers
+
+            self._find_tables = reducers
+        shared = dispatch_table()
+        tables = self._find_tables() if self._find_tables is not None else None
+        if shared is not self._shared or tables is not self._tables:
+            self._shared, self._tables = shared, tables
+            self._table = {**shared, **tables} if shared is not None and tables else shared
+            self._pickler.dispatch_table = self._table
+
     def _writable_pickler(self) -> pickle.Pickler:
         from distpool.store.reducers import WritableArrays
 
@@ -161,6 +179,8 @@ class _Serializer:
         from distpool.store import reducers
 
         reducers.register(pickler.register)
+        for kind, reducer in (self._tables or {}).items():
+            pickler.register(kind, reducer)
 
         try:
             by_value: bytes = pickler.dumps(value, self._on_buffer)
