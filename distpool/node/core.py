@@ -51,6 +51,8 @@ class AgentCore:
     :param spares: how many spare workers to keep.
     :param heartbeat_s: how often to tell the scheduler that the node lives; None in its own process.
     :param preload: whether modules that workers came to import are loaded ahead of time.
+    :param incarnation: is part of the names of spares.  A worker's name is its routing id, so where a node may come
+        back under its name, this must tell one from the other.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class AgentCore:
         spares: int = 0,
         heartbeat_s: float | None = None,
         preload: bool = True,
+        incarnation: str = "",
     ) -> None:
         self._hello = hello
         self._spares = spares
@@ -70,6 +73,7 @@ class AgentCore:
         self._workers: dict[str, Worker] = {}
         self._by_lease: dict[str, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
+        self._incarnation = incarnation
         self._last_spare = 0
         self._spare_failures = 0
         self._spares_at: float | None = None
@@ -321,8 +325,8 @@ class AgentCore:
                     self._stop(worker, 0.0, terminate=False)  # it has not loaded what the newer ones have
         for _ in range(waiting, self._spares):
             self._last_spare += 1
-            # Its node is part of the name: a driver has workers of several.  No node's name is ever used again.
-            self._fork(f"{self._hello.node}-x{self._last_spare}")
+            # Its node is part of the name: a driver has workers of several.
+            self._fork(f"{self._hello.node}-{self._incarnation}x{self._last_spare}")
 
     # -- generations --------------------------------------------------------------------------------------------
 

@@ -83,6 +83,8 @@ class Member:
         _begin_log()
         _raise_descriptor_limit()
         self._config = config
+        #: A node may come back under the name that it was given; what it names must be told from what it named before.
+        self._incarnation = os.urandom(2).hex()
         self._member = member
         self._loop = loop
         self._context = context
@@ -206,7 +208,7 @@ class Member:
                 "another port with --port"
             ) from error
         self._token = Token(f"{host}:{endpoint.rpartition(':')[2]}", self._token.secret)
-        core = SchedulerCore(cluster=self._token.address, lease_prefix=self._config.node)
+        core = SchedulerCore(cluster=self._token.address, lease_prefix=f"{self._config.node}-{self._incarnation}")
         self._channels.append(channel)
         return Server(core, self._loop, channel, remote=True)
 
@@ -226,7 +228,9 @@ class Member:
             gpus=machine.gpus()[: math.ceil(capacity.num_gpus)],
         )
         spares = min(cpus, 4) if config.spares is None else config.spares
-        return AgentCore(hello, spares=spares, heartbeat_s=_HEARTBEAT_S, preload=config.preload)
+        return AgentCore(
+            hello, spares=spares, heartbeat_s=_HEARTBEAT_S, preload=config.preload, incarnation=self._incarnation
+        )
 
     def _capacity(self) -> Shape:
         wanted = self._member.capacity

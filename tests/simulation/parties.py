@@ -70,9 +70,7 @@ class SimulatedNode:
         hello = agent_to_scheduler.AgentHello(
             codec.PROTOCOL, codec.PYTHON, "0", name, name, Shape(float(cpus)), elastic_cpus=False
         )
-        self.core = AgentCore(hello, spares=1, heartbeat_s=1.0)
-        # Here a node may come back under its name; its workers may not.
-        self.core._last_spare = 1000 * incarnation
+        self.core = AgentCore(hello, spares=1, heartbeat_s=1.0, incarnation=str(incarnation))
         self._timer = Timer(clock, self.core.next_deadline, lambda: self.handle(node_events.TimePassed()))
         self.store = NodeStore(clock, cluster.objects, name, _STORE_BYTES)
         self._store_timer = Timer(
