@@ -198,10 +198,14 @@ class PoolCore:
         worker.last_progress = now
         in_flight = worker.in_flight
         finished = effects.finished
-        before = len(finished)
+        count = 0
         for result in results:
             task = in_flight.pop(result.attempt, None)
             if task is not None:
+                count += 1
+                if result.lost and task.call is None:
+                    effects.input_lost.append((task, result))
+                    continue
                 finished.append((task, result))
                 if task.call is None:
                     effects.let_go.append(task)
@@ -210,7 +214,6 @@ class PoolCore:
             else:
                 effects.late.append(result)
                 self._let_go(worker, result.attempt, effects)
-        count = len(finished) - before
         self.outstanding -= count
         group = self._dealer.groups[worker.shape]
         if count:

@@ -101,7 +101,7 @@ class DistFuture(Future[T]):
         if self._state != FINISHED:
             self._wait(timeout)
         if self._packed is not None:
-            self._load()
+            self._load(timeout)
         if self._exception is not None:
             try:
                 raise self._exception
@@ -116,7 +116,7 @@ class DistFuture(Future[T]):
         if self._state != FINISHED:
             self._wait(timeout)
         if self._packed is not None:
-            self._load()
+            self._load(timeout)
         return self._exception
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -215,12 +215,15 @@ class DistFuture(Future[T]):
         if self._state != FINISHED:
             raise InvalidStateError(f"future in unexpected state {self._state}")
 
-    def _load(self) -> None:
-        """Open the outcome, in the thread that asks first; of two that ask at once, both get the same object."""
+    def _load(self, timeout: float | None = None) -> None:
+        """Open the outcome, in the thread that asks first; of two that ask at once, both get the same object.
+
+        A value that has been lost is computed again, for which this waits up to ``timeout`` seconds.
+        """
         packed = self._packed
         if packed is None or "_result" in self.__dict__ or self._exception is not None:
             return
-        value, error = packed.open()
+        value, error = packed.open(timeout)
         if error is None:
             self.__dict__.setdefault("_result", value)
         else:

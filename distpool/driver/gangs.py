@@ -36,7 +36,7 @@ class GangCall(msgspec.Struct, eq=False):
     def let_go(self) -> None:
         """The call is settled: what has answered needs its arguments no more, what is being stopped still may."""
         for rank in self.finished:
-            self.tasks[rank].keep = None
+            self.tasks[rank].let_go()
 
 
 def ranks_of(task: Task, size: int) -> list[Task]:

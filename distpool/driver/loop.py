@@ -317,7 +317,7 @@ class Loop:
                 pool.on_words(lease, message.text)
             self._output.take(message, session.label_of(peer))
         else:
-            self._do_later(lambda: self._serve_worker(peer, message))
+            self.do_later(lambda: self._serve_worker(peer, message))
 
     def _from_scheduler(self, message: scheduler_to_driver.Message, now: float, settled: Settled) -> None:
         session = self._session
@@ -358,7 +358,8 @@ class Loop:
         handler = handlers[type(message)]
         settled += pool.handle(lambda now, effects: handler(message, now, effects), now)
 
-    def _do_later(self, action: Callable[[], None]) -> None:
+    def do_later(self, action: Callable[[], None]) -> None:
+        """Have this thread do something without the session's lock."""
         self._later.append(action)
         if not self.is_current():
             self.wake()

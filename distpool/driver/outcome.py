@@ -38,7 +38,7 @@ class PackedOutcome:
         """The value in the form in which a task that depends on it gets it."""
         return Value(self._result.payload, self._result.objects)
 
-    def open(self) -> tuple[Any, BaseException | None]:
+    def open(self, timeout_s: float | None = None) -> tuple[Any, BaseException | None]:
         """The value, or the exception that is the task's outcome (also when the value does not unpickle)."""
         result = self._result
         if result.status != OK:
@@ -64,7 +64,7 @@ class GangOutcome:
     :param store: opens and packs values.
     """
 
-    __slots__ = ("_outcomes", "_packed", "_store")
+    __slots__ = ("__weakref__", "_outcomes", "_packed", "_store")
 
     raised = False
 
@@ -84,7 +84,7 @@ class GangOutcome:
         value: Value = self._packed.value
         return value
 
-    def open(self) -> tuple[Any, BaseException | None]:
+    def open(self, timeout_s: float | None = None) -> tuple[Any, BaseException | None]:
         """The list, or why one of its elements cannot be had."""
         values = []
         for outcome in self._outcomes:

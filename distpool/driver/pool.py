@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from distpool.driver.workforce import Workforce
 from distpool.options import DEFAULT, TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker, scheduler_to_driver, worker_to_driver
 from distpool.wire.driver_to_worker import CHUNK, READONLY
+from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class WorkerPool:
                     self._core.on_withdrawn(task)
                     self._perform(effects)
                 # The task itself may stand in a queue for long.
-                task.keep = None
+                task.let_go()
                 future._state = CANCELLED_AND_NOTIFIED
             callbacks = future.settle(CANCELLED_AND_NOTIFIED, due=self._session.due)
             self._session.attend_to_dependents()
@@ -528,12 +529,13 @@ class WorkerPool:
         for result in effects.late:
             if result.objects:
                 self._store.adopt(_value_of(result))  # and let go of it at once: that frees it
-        for task in effects.let_go:
-            task.keep = None
         settled: Settled = []
         for task, result in effects.finished:
-            stored = self._store.adopt(_value_of(result)) if result.objects else None
-            outcome = PackedOutcome(result, stored, self._store)
+            if result.objects or task.made is not None:
+                stored = self._store.adopt(_value_of(result)) if result.objects else None
+                outcome = session.recovery.outcome(self, task, result, stored)
+            else:
+                outcome = PackedOutcome(result, None, self._store)
             if task.call is None:
                 settled.append((task.future, outcome, None))
             else:
@@ -545,6 +547,12 @@ class WorkerPool:
                 task.call.settled = True
                 task.call.let_go()
             settled.append((task.future, None, exception_of(task, failure, self.spec.label, self.spec.strict)))
+        for task in effects.let_go:
+            task.let_go()
+        for task, result in effects.input_lost:
+            task.future._state = PENDING
+            self._waiting.add(task)
+            session.recovery.on_input_lost(self, task, result)
         return settled
 
     def _gather(self, task: Task, call: GangCall, outcome: PackedOutcome) -> Settled:
@@ -584,10 +592,56 @@ class WorkerPool:
                 for part in tasks:
                     part.message.dependencies = values
                 task.keep = (task.keep, kept)
+                task.inputs = kept
                 arguments = (task.message.objects, *(value.objects for value in values))
                 task.home = home_of(itertools.chain.from_iterable(arguments))
                 self._inbox.extend(tasks)
         self._react(None)
+
+    # -- results that are computed again ------------------------------------------------------------------------
+
+    def run_again(self, task: Task, inputs: Sequence[Any]) -> None:
+        """Run a task once more because its result was lost.
+
+        :param inputs: futures, and what is there already.
+        """
+        with shield:
+            with self._lock:
+                refused = self._ended.is_set() or self.broken is not None
+                if not refused and not inputs:
+                    self._inbox.append(task)
+            if refused:
+                error = errors.ObjectLostError("the pool in which it ran has ended")
+                self._session.settle([(task.future, None, error)])
+            elif inputs:
+                self._hold(task, inputs)
+        self._react(None)
+
+    def put_back(self, task: Task, verdict: BaseException | PackedOutcome | None) -> None:
+        """A task whose input had been lost can run, or cannot.
+
+        :param verdict: why it cannot.
+        """
+        with shield:
+            with self._lock:
+                if task not in self._waiting:
+                    return  # cancelled
+                self._waiting.discard(task)
+                if verdict is None:
+                    task.message.dependencies = tuple(packed.value for packed in task.inputs)
+                    task.home = home_of(itertools.chain(task.message.objects, *_objects_of(task)))
+                    self._inbox.append(task)
+                else:
+                    task.let_go()
+            if isinstance(verdict, PackedOutcome):
+                self._session.settle([(task.future, verdict, None)])
+            elif verdict is not None:
+                self._session.settle([(task.future, None, verdict)])
+        self._react(None)
+
+
+def _objects_of(task: Task) -> Iterator[Iterable[Location]]:
+    return (value.objects for value in task.message.dependencies)
 
 
 def _value_of(result: worker_to_driver.Result) -> driver_to_worker.Value:

@@ -28,6 +28,7 @@ from distpool.driver.inherited import inherit
 from distpool.driver.interrupts import shield
 from distpool.driver.loop import Loop
 from distpool.driver.pool import PoolSpec, Settled, WorkerPool
+from distpool.driver.recovery import Recovery
 from distpool.driver.state import Failure, FailureKind
 from distpool.node.machine import cpu_count, process_space
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
@@ -132,6 +133,7 @@ class Session:
             self.store = ObjectStore(
                 Path(store_folder), self.routing_id.decode(), shared=keys is None, on_free=self._release_later
             )
+        self.recovery = Recovery(self, keeps_arguments=keys is not None)
         self.definitions = DefinitionServer(self.store)
         self.functions = FunctionTable(self.definitions.pack_function, function_is_stable)
         self.pools: dict[str, WorkerPool] = {}
@@ -292,6 +294,7 @@ class Session:
 
     def forget_pool(self, pool: WorkerPool) -> None:
         """A pool has ended (caller holds the lock)."""
+        self.recovery.forget_pool(pool)
         if self.pools.pop(pool.pool_id, None) is not None:
             self.tell_scheduler(driver_to_scheduler.ClosePool(pool.pool_id, 0.0))
 
@@ -373,7 +376,7 @@ class Session:
 
     def has_callbacks(self) -> bool:
         """Whether callbacks, or notes that finalizers took, wait for the loop's thread."""
-        return bool(self._callbacks or self._releases or self._abandoned)
+        return bool(self._callbacks or self._releases or self._abandoned or self.recovery.has_notes)
 
     def busy(self) -> bool:
         """Whether any task is under way."""
@@ -467,6 +470,8 @@ class Session:
         """Do what finalizers could only take a note of (in the loop's thread)."""
         while self._abandoned:
             self._abandoned.popleft().shutdown(wait=False)
+        if self.recovery.has_notes:
+            self.recovery.attend()
         while self._releases:
             maker, object_ids = self._releases.popleft()
             self.send(maker.encode(), ReleaseObjects(object_ids))

@@ -96,6 +96,8 @@ class Effects(msgspec.Struct, eq=False):
     """Tasks that are settled, now or earlier, and that no worker has any more: their arguments may go."""
     late: list[Result] = msgspec.field(default_factory=list)
     """Answers that nobody waits for any more."""
+    input_lost: list[tuple[Task, Result]] = msgspec.field(default_factory=list)
+    """Tasks that could not run because a stored argument is gone; the core has let go of them."""
     broken: Failure | None = None
 
 

@@ -34,7 +34,8 @@ class Task(msgspec.Struct, eq=False):
     opaque to the core.  ``keep`` owns the stored buffers of the arguments.  ``alone`` marks a task that must not share
     a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
     ``home`` is the node that holds most of its stored arguments (``""``: it has none, and runs anywhere as well).
-    ``call`` is that of which this is the part of ``rank``, if it runs on several workers at once.
+    ``call`` is that of which this is the part of ``rank``, if it runs on several workers at once.  ``inputs`` are what
+    the message's dependencies were taken from; ``made`` is the result that is computed again, if that is what it does.
     """
 
     future: Any
@@ -50,6 +51,13 @@ class Task(msgspec.Struct, eq=False):
     home: str = ""
     call: GangCall | None = None
     rank: int = 0
+    inputs: Any = ()
+    made: Any = None
+
+    def let_go(self) -> None:
+        """Its arguments are no longer needed."""
+        self.keep = None
+        self.inputs = ()
 
 
 def home_of(locations: Iterable[Location]) -> str:

@@ -44,7 +44,7 @@ class Packed:
 class StoredPacked(Packed):
     """A ``Packed`` with something in shared memory, or with references inside."""
 
-    __slots__ = ("_object_ids", "_store", "stored_bytes")
+    __slots__ = ("__weakref__", "_object_ids", "_store", "stored_bytes")
 
     def __init__(
         self,

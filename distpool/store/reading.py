@@ -46,7 +46,11 @@ class Reader:
             opened = self._map(extents, owner)
         except ObjectLostError:
             # Without the lock, since it may take long.
-            fetched = [self._room.fetch(segment) for segment, _, _ in extents.values()]
+            try:
+                fetched = [self._room.fetch(segment) for segment, _, _ in extents.values()]
+            except ObjectLostError as error:
+                error.object_ids = tuple(extents)
+                raise
             if not any(fetched):
                 raise
             opened = self._map(extents, owner)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
-from distpool.errors import DependencyError, SerializationError
+from distpool.errors import DependencyError, ObjectLostError, SerializationError
 from distpool.store.serialization import current_store, reduce_dependency
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
@@ -38,7 +38,14 @@ class ObjectRef(Generic[T]):
         :param timeout: is not needed, the value is there; futures have it.
         :raises ObjectLostError: when it is gone because the process that held it died.
         """
-        value: T = self._store.unpack(self._packed.value, owner=self._packed)
+        try:
+            value: T = self._store.unpack(self._packed.value, owner=self._packed)
+        except ObjectLostError as error:
+            raise ObjectLostError(
+                f"{error}; it was stored with put(), by this program or in a task, and only the results of tasks can "
+                "be computed again",
+                error.object_ids,
+            ) from None
         return value
 
     def done(self) -> bool:

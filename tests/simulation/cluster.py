@@ -76,11 +76,7 @@ class Cluster:
                 gc.enable()
 
     def _run(self) -> None:
-        while self.clock.now < _END_S and self.clock.step():
-            self._events += 1
-            assert self._events < _MOST_EVENTS, f"no end after {self._events} events at {self.clock.now:.3f} s"
-            if self._events in self._fault_steps and self.clock.now < _FAULTS_UNTIL_S:
-                self._fault()
+        while self._step():
             if self.clock.now > _FAULTS_UNTIL_S + 15 and not self._events % 64 and self._is_quiet():
                 break
         stuck = [driver.name for driver in self.drivers if driver.alive]
@@ -90,6 +86,20 @@ class Cluster:
         for node in self.nodes.values():
             if node.alive:
                 node.store.check()
+
+    def _step(self) -> bool:
+        if self.clock.now >= _END_S or not self.clock.step():
+            return False
+        self._events += 1
+        assert self._events < _MOST_EVENTS, f"no end after {self._events} events at {self.clock.now:.3f} s"
+        if self._events in self._fault_steps and self.clock.now < _FAULTS_UNTIL_S:
+            self._fault()
+        return True
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Go on from within an event, as other threads and processes do while one waits."""
+        while not done():
+            assert self._step(), f"somebody waits for ever; faults: {self.faults}"
 
     @property
     def events(self) -> int:

@@ -12,11 +12,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import msgspec
+
 from distpool.driver import loop as driver_loop
 from distpool.driver import pool as driver_pool
 from distpool.driver import session as driver_session
 from distpool.driver.future import DistFuture
+from distpool.driver.lineage import Made
 from distpool.driver.loop import Loop
+from distpool.driver.recovery import Recovery
 from distpool.driver.session import Session
 from distpool.driver.spec import PoolSpec
 from distpool.driver.task import Function
@@ -130,8 +134,8 @@ class _Loop(Loop):
             self._work_off()
             self.timer.update()
 
-    def _do_later(self, action: Any) -> None:
-        super()._do_later(action)
+    def do_later(self, action: Any) -> None:
+        super().do_later(action)
         self.wake()
 
     def _lend_when_starving(self, now: float) -> None:
@@ -158,6 +162,7 @@ class _Session(Session):
         site = driver.site or driver.name
         self.store = driver.store = SimulatedStore(cluster.objects, driver.name, site, driver.name)  # type: ignore[assignment]
         self.store.on_free = self._release_later
+        self.recovery = _Recovery(self, driver.program)
         self.definitions = SimpleNamespace(forget=lambda peer: None)  # type: ignore[assignment]
         self.functions = _Functions()  # type: ignore[assignment]
         self.pools = {}
@@ -189,10 +194,34 @@ class _Session(Session):
         self._driver.cluster.check_exclusive(self._driver, grant)
         super().lease_began(pool, grant)
 
+    def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
+        driver = self._driver
+        driver.cluster.wait_until(lambda: future.done() or not driver.alive)
+        if not future.done():
+            raise _Killed
+
     def settle(self, settled: Any) -> None:
         for future, _, _ in settled:
             self._driver.note_settled(future)
         super().settle(settled)
+
+
+class _Killed(BaseException):
+    """The process that waits is no more."""
+
+
+class _Recovery(Recovery):
+    """Counts what is computed again."""
+
+    def __init__(self, session: Session, program: Program) -> None:
+        super().__init__(session, keeps_arguments=True)
+        self._program = program
+
+    def _submit(self, begun: list[Made]) -> None:
+        for made in begun:
+            assert made.task is not None
+            self._program.records[msgspec.msgpack.decode(made.task.message.payload)].recomputed += 1
+        super()._submit(begun)
 
 
 class _Functions:
@@ -340,7 +369,10 @@ class SimulatedDriver:
         """Nested work is done and its results are no longer needed."""
         for future in futures:
             record = self.program.records[self._futures.pop(future)]
-            self.program.check_record(record, self.cluster.failed_starts)
+            try:
+                self.program.check_record(record, self.cluster.failed_starts, self.cluster.objects.lost)
+            except _Killed:
+                return
             record.future = None
 
     def _submit(self, number: int) -> None:
@@ -399,7 +431,11 @@ class SimulatedDriver:
     def _finish(self) -> None:
         if not self.alive:
             return
-        self.program.check(self.cluster.failed_starts)
+        try:
+            self.program.check(self.cluster.failed_starts, self.cluster.objects.lost)
+        except _Killed:
+            return
+        self.session.recovery.lineage.check_invariants()
         for record in self.program.records:
             record.future = None
         self._futures.clear()

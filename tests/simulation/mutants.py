@@ -10,6 +10,8 @@ from unittest import mock
 from distpool.driver import dependencies
 from distpool.driver.core import PoolCore
 from distpool.driver.dealing import Dealer
+from distpool.driver.lineage import Lineage
+from distpool.driver.recovery import Recovery, StoredOutcome
 from distpool.node.core import AgentCore
 from distpool.scheduler.book import Book
 from distpool.scheduler.desk import Desk
@@ -172,6 +174,36 @@ def _forget_idle(real: Any) -> Any:
     return deal
 
 
+def _forget_at_once(real: Any) -> Any:
+    def remember(self: Any, made: Any) -> None:
+        real(self, made)
+        self._evict(made, "planted")
+
+    return remember
+
+
+def _runs_not_counted(real: Any) -> Any:
+    return lambda self, made, runs_left: real(self, made, made.runs_left)
+
+
+def _every_need_runs_it(real: Any) -> Any:
+    def recompute(self: Any, made: Any, lost: str) -> Any:
+        made.running = False
+        return real(self, made, lost)
+
+    return recompute
+
+
+def _released_with_its_handle(real: Any) -> Any:
+    """What keeps a stored argument goes with the task that had it, though the result may be needed again."""
+
+    def argument(self: Any, packed: Any) -> Any:
+        found, size_bytes = real(self, packed)
+        return (lambda: None) if packed.value.objects else found, size_bytes
+
+    return argument
+
+
 # -- the scheduler's core -----------------------------------------------------------------------------------------
 
 
@@ -302,6 +334,17 @@ MUTANTS = [
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
     Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle), first_seed=205),
     Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),
+    Mutant("how a result was made is forgotten while it is held", (Lineage, "remember", _forget_at_once)),
+    Mutant("how a result was made is kept when nobody holds it", (Lineage, "let_go", _nothing)),
+    Mutant("a result is computed again without end", (Lineage, "on_ran", _runs_not_counted), first_seed=60),
+    Mutant(
+        "a lost result is computed once for each who needs it",
+        (Lineage, "recompute", _every_need_runs_it),
+        first_seed=25,
+    ),
+    Mutant("a result that was computed again is not used", (StoredOutcome, "renew", _nothing)),
+    Mutant("a task whose input was lost is forgotten", (Recovery, "on_input_lost", _nothing)),
+    Mutant("arguments are not kept for another run", (Recovery, "_argument", _released_with_its_handle)),
     Mutant("the lease of a silent driver never expires", (Desk, "arm", _arm_only("node"))),
     Mutant("the leases of a silent node never expire", (Desk, "arm", _arm_only("driver"))),
     Mutant("any node's heartbeat renews all nodes", (NodeSide, "on_agent_said", _renew_all_nodes)),

@@ -52,7 +52,7 @@ class Objects:
         found = self.live.get(object_id)
         if found is None:
             assert object_id in self.lost or not entitled, f"{object_id} is read after its end"
-            raise errors.ObjectLostError(f"{object_id} is gone")
+            raise errors.ObjectLostError(f"{object_id} is gone", (object_id,))
         return found.value
 
     def node_lost(self, node: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,10 @@ class Record:
     settled: int = 0
     settled_at: float = 0.0
     deaths: int = 0
-    lost_input: bool = False
+    #: every object that was ever made of its result
+    objects: list[str] = field(default_factory=list)
+    #: how often it was to run again because its result was lost
+    recomputed: int = 0
     killed: bool = False
     cancelled: bool = False
 
@@ -175,15 +179,21 @@ class Program:
         spec = self.records[number].spec
         return combine(number, [self.value(dependency) for dependency in spec.dependencies])
 
-    def check(self, failed_starts: int) -> None:
+    def check(self, failed_starts: int, lost: Container[str]) -> None:
         """Compare every future with what may have become of it.
 
         :param failed_starts: how many workers ended before they were set up.
+        :param lost: the objects that went with their nodes.
         """
         for record in self.records:
-            self.check_record(record, failed_starts)
+            self.check_record(record, failed_starts, lost)
+        for record in self.records:
+            losses = _count(record, lost)
+            assert record.recomputed <= losses, (
+                f"{self._of(record)}: computed again {record.recomputed} times, lost {losses}"
+            )
 
-    def check_record(self, record: Record, failed_starts: int) -> None:
+    def check_record(self, record: Record, failed_starts: int, lost: Container[str]) -> None:
         """As ``check``, for one."""
         spec, future = record.spec, record.future
         assert future is not None
@@ -219,12 +229,32 @@ class Program:
         elif kind == "ConnectError":
             assert self.depth, told  # the worker it lives in was given up
         elif kind == "ObjectLostError":
-            assert record.lost_input or spec.result_bytes, told
+            reasons = [found for found in self._needed_by(record) if _count(found, lost)]
+            assert failed_starts >= 3 or any(map(self._is_exhausted, reasons)), f"{told}, though it could run again"
         else:
             raise AssertionError(told)
 
+    def _needed_by(self, record: Record) -> list[Record]:
+        """A task and all that it depends on."""
+        found: dict[int, Record] = {}
+        todo = [record]
+        while todo:
+            current = todo.pop()
+            if current.spec.number not in found:
+                found[current.spec.number] = current
+                todo += [self.records[number] for number in current.spec.dependencies]
+        return list(found.values())
+
+    def _is_exhausted(self, record: Record) -> bool:
+        return len(record.attempts) > self.retries_of(record)
+
     def _of(self, record: Record) -> str:
         return f"{self.name} task {record.spec.number}"
+
+
+def _count(record: Record, lost: Container[str]) -> int:
+    """How many of its objects were lost."""
+    return sum(1 for object_id in record.objects if object_id in lost)
 
 
 def combine(number: int, values: list[int]) -> int:

@@ -141,16 +141,15 @@ class SimulatedWorker:
         program = self._cluster.programs[self._driver]
         number = msgspec.msgpack.decode(task.payload)
         spec = program.records[number].spec
-        before = program.on_started(number, task.attempt)
         assert self._store is not None
         try:
             values = [self._store.unpack(value) for value in task.dependencies]
             for location in task.objects:
                 self._store.look(location.object_id)
         except errors.ObjectLostError as error:
-            program.records[number].lost_input = True
-            self._finish(task, UNTRANSPORTABLE, encode_exception(error), 1e-4)
+            self._finish(task, UNTRANSPORTABLE, encode_exception(error), 1e-4, lost=error.object_ids)
             return
+        before = program.on_started(number, task.attempt)
         began = self._clock.now
         self._after(_WATCH_S, self._flush)
 
@@ -183,15 +182,18 @@ class SimulatedWorker:
             if self.alive and self._running == task.attempt:
                 location = store.make(value, spec.result_bytes)
                 self._cluster.objects.live[location.object_id].on_disk = on_disk
+                program.records[number].objects.append(location.object_id)
                 self._finish(task, OK, b"", took_s, (location,))
             elif not on_disk:
                 self._node.store.unused(self.peer, spec.result_bytes)
 
         self._node.store.want(self.peer, spec.result_bytes, stored)
 
-    def _finish(self, task: Any, status: int, payload: bytes, took_s: float, objects: Any = ()) -> None:
+    def _finish(
+        self, task: Any, status: int, payload: bytes, took_s: float, objects: Any = (), lost: tuple[str, ...] = ()
+    ) -> None:
         self._running = 0
-        result = Result(task.attempt, status, payload, objects)
+        result = Result(task.attempt, status, payload, objects, lost=lost)
         result.pinned = self._look_on(task)
         if not self._done:
             self._oldest = self._clock.now
