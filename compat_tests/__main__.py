@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compat_tests import suites
-from compat_tests.runner import engine, expectations, report, results
+from compat_tests.runner import engine, expectations, place, report, results
 from compat_tests.runner.interpreter import Interpreter, find_interpreter
 from compat_tests.runner.verdict import FAILED, HUNG, PASSED, SKIPPED, Record
 
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, help="limit for one test, in seconds")
     run.add_argument("--retries", type=int, default=0, help="run a failed test again before it counts (default 0)")
     run.add_argument("--resume", action="store_true", help="go on where a run that was cut short ended")
+    run.add_argument("--hosts", action="store_true", help="as programs of a cluster of three hosts (needs root)")
     run.add_argument("--list", action="store_true", help="show the tests' names, run nothing")
     run.add_argument("-v", dest="verbose", action="store_true", help="show every test, and details of failures")
     run.add_argument("--results", type=Path, default=results.FOLDER, help="folder for the result")
@@ -83,18 +84,25 @@ def _suite_name(name: str) -> str:
 
 
 def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: argparse.Namespace) -> int:
-    title = f"{suite.name} ({target}) on Python {interpreter.version}"
+    where = ", three hosts" if options.hosts else ""
+    title = f"{suite.name} ({target}{where}) on Python {interpreter.version}"
     if target not in suite.targets:
         print(f"compat_tests: {suite.name} has no target {target}, only {', '.join(suite.targets)}", file=sys.stderr)
         return 2
-    entries = expectations.load(suite.name, target, interpreter.minor)
+    if options.hosts:
+        why_not = place.no_hosts()
+        if why_not:
+            print(f"=== {title}: NOT RUN: {why_not}")
+            return _UNAVAILABLE
+    label = target + place.SUFFIX if options.hosts else target
+    entries = expectations.load(suite.name, label, interpreter.minor)
     try:
         additions = suite.prepare(interpreter, _CACHE)
     except suites.SuiteUnavailable as unavailable:
         print(f"=== {title}: NOT RUN: {unavailable}")
         return _UNAVAILABLE
 
-    journal = results.Journal(options.results, suite.name, target, interpreter)
+    journal = results.Journal(options.results, suite.name, label, interpreter)
     earlier = {record.test: record for record in journal.read()} if options.resume else {}
     order: dict[str, int] = {}
 
@@ -142,6 +150,7 @@ def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: ar
             timeout_s=options.timeout or suite.timeout_s,
             retries=options.retries,
             expected=lambda record: expectations.fitting(record, entries) is not None,
+            place=place.three_hosts if options.hosts else place.here,
         )
     except engine.SuiteBroken as broken:
         print(f"=== {title}: the suite could not be loaded:\n{broken}")
@@ -152,7 +161,7 @@ def _run(suite: suites.Suite, target: str, interpreter: Interpreter, options: ar
     judgement = expectations.judge(records, entries, complete=not options.patterns)
     seconds = time.monotonic() - started
     selection = ", ".join(options.patterns)
-    path = results.write(options.results, suite.name, target, interpreter, selection, records, judgement, seconds)
+    path = results.write(options.results, suite.name, label, interpreter, selection, records, judgement, seconds)
     journal.clear()
     return _conclude(title, records, judgement, path, options.strict)
 

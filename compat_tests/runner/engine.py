@@ -5,6 +5,7 @@ The coordinator's side of ``nursery``: it never imports the suite.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -20,6 +21,7 @@ from typing import Any
 
 from compat_tests.runner import bootstrap
 from compat_tests.runner.interpreter import Interpreter
+from compat_tests.runner.place import Place, Site, here
 from compat_tests.runner.verdict import FAILED, HUNG, Record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -36,24 +38,15 @@ class SuiteBroken(Exception):
 class Caretaker:
     """The coordinator's handle of one nursery process; replaced when the nursery fails."""
 
-    def __init__(
-        self, suite: str, target: str, interpreter: Interpreter, environment: Mapping[str, str], folder: Path
-    ) -> None:
+    def __init__(self, suite: str, target: str, interpreter: Interpreter, site: Site, folder: Path) -> None:
+        wrap, environment = site
         requests_read, requests_write = os.pipe()
         answers_read, answers_write = os.pipe()
         self.output = folder / f"nursery-{threading.get_ident()}-{requests_read}.log"
         with self.output.open("wb") as output:
+            words = [str(interpreter.path), "-m", "compat_tests.runner.nursery", suite, target, str(folder)]
             self._process = subprocess.Popen(
-                [
-                    str(interpreter.path),
-                    "-m",
-                    "compat_tests.runner.nursery",
-                    suite,
-                    target,
-                    str(folder),
-                    str(requests_read),
-                    str(answers_write),
-                ],
+                wrap([*words, str(requests_read), str(answers_write)]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -143,16 +136,19 @@ def run_suite(
     timeout_s: float,
     retries: int = 0,
     expected: Callable[[Record], bool] = lambda record: False,
+    place: Place = here,
 ) -> list[Record]:
     """Runs the chosen tests of ``suite``; ``report`` is called with each record, the number done and the total.
 
     :param choose: picks from the names of all tests.
     :param retries: how often a test that failed is run again before its failure counts.
     :param expected: whether a failure is known, so that there is no use in another attempt.
+    :param place: where to run them.
     :raises SuiteBroken: when the suite cannot be loaded.
     """
     folder = Path(tempfile.mkdtemp(prefix="compat-"))
-    environment = environment_for(suite, target, additions)
+    cleanup = contextlib.ExitStack()
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
     records: list[Record] = []
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     lock = threading.Lock()
@@ -161,7 +157,7 @@ def run_suite(
 
     def attend(caretaker: Caretaker, total: int, loaded: bool) -> None:
         def replacement() -> Caretaker:
-            fresh = Caretaker(suite, target, interpreter, environment, folder)
+            fresh = Caretaker(suite, target, interpreter, site, folder)
             fresh.tests()
             return fresh
 
@@ -191,13 +187,16 @@ def run_suite(
         finally:
             caretaker.close()
 
-    try:
-        first = Caretaker(suite, target, interpreter, environment, folder)
+    with cleanup:
+        folders = [Path(value) for value in additions.values() if Path(value).is_dir()]
+        environment = environment_for(suite, target, additions)
+        site = cleanup.enter_context(place(environment, interpreter, [folder, *folders]))
+        first = Caretaker(suite, target, interpreter, site, folder)
         chosen = list(choose(first.tests()))
         for test in chosen:
             waiting.put(test)
         count = max(1, min(jobs, len(chosen)))
-        others = [Caretaker(suite, target, interpreter, environment, folder) for _ in range(count - 1)]
+        others = [Caretaker(suite, target, interpreter, site, folder) for _ in range(count - 1)]
         threads = [
             threading.Thread(target=attend, args=(caretaker, len(chosen), caretaker is first))
             for caretaker in (first, *others)
@@ -214,7 +213,5 @@ def run_suite(
             raise
         if errors:
             raise errors[0]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     order = {test: index for index, test in enumerate(chosen)}
     return sorted(records, key=lambda record: order[record.test])

@@ -5,7 +5,7 @@
     [[exception]]
     tests = ["*.ProcessPool*.test_name"]     # * stands for anything
     python = ["3.10", "3.11"]                # default: every version
-    targets = ["distpool"]                   # default: every target but the unpatched original
+    targets = ["distpool"]                   # default: every target but the unpatched original; "hosts": any on hosts
     outcome = "failed"                       # or "hung", or "either" (sometimes passes)
     kind = "private"                         # see KINDS
     reason = "one sentence that a user would accept"
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from compat_tests.runner import place
 from compat_tests.runner.verdict import FAILED, HUNG, PASSED, Record
 
 FOLDER = Path(__file__).resolve().parent.parent / "exceptions"
@@ -70,19 +71,22 @@ def matches(pattern: str, test: str) -> bool:
 
 
 def load(suite: str, target: str, minor: str) -> list[Expectation]:
-    """The entries that apply to this target and Python.
+    """The entries that apply to this target and Python; on hosts, those for one machine as well.
 
     :raises ExpectationError: for a malformed file.
     """
     path = FOLDER / f"{suite}.toml"
     if not path.exists():
         return []
+    names = {target, target.removesuffix(place.SUFFIX)}
+    if target.endswith(place.SUFFIX):
+        names.add("hosts")
     entries = [_entry(path, raw) for raw in _parse(path).get("exception", [])]
     return [
         entry
         for entry in entries
         if (not entry.python or minor in entry.python)
-        and (target in entry.targets or (not entry.targets and target != "stdlib"))
+        and (names.intersection(entry.targets) or (not entry.targets and target != "stdlib"))
     ]
 
 

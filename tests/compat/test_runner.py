@@ -17,6 +17,7 @@ from compat_tests.runner import comparison, engine, expectations, report, result
 from compat_tests.runner.interpreter import Interpreter
 from compat_tests.runner.verdict import FAILED, HUNG, PASSED, SKIPPED, Record
 from tests.compat import sample_suite
+from tests.multihost import hosts
 
 SUITE = sample_suite.SUITE.name
 #: For tests that hang; what does not hang has a minute.
@@ -113,6 +114,26 @@ def test_what_passes_and_what_is_skipped(run: Any) -> None:
     skipped = run("skips")
     assert skipped.status == 0
     assert skipped.result["skipped"] == {"not here": 1}
+
+
+@pytest.mark.skipif(bool(hosts.missing()), reason=f"no hosts of their own: {hosts.missing()}")
+def test_on_hosts_a_test_is_a_program_of_their_cluster(tmp_path: Path) -> None:
+    assert command.main(["run", "tests.compat.hosts_suite", "--hosts", "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert result["target"] == "distpool-hosts"
+    assert list(result["skipped"]) == ["program works with 24 CPUs of ['one', 'three', 'two']"]
+
+
+def test_exceptions_of_one_machine_hold_on_hosts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expectations, "FOLDER", tmp_path)
+    both = entry("anywhere") + entry("here") + 'targets = ["distpool"]\n' + entry("there") + 'targets = ["hosts"]\n'
+    (tmp_path / "some.toml").write_text(both)
+    assert [found.tests for found in expectations.load("some", "distpool", "3.13")] == [("anywhere",), ("here",)]
+    on_hosts = expectations.load("some", "distpool-hosts", "3.13")
+    assert [found.tests for found in on_hosts] == [("anywhere",), ("here",), ("there",)]
+    other = expectations.load("some", "distexecutor-hosts", "3.13")
+    assert [found.tests for found in other] == [("anywhere",), ("there",)]
 
 
 def test_an_entry_that_no_longer_holds_is_reported(run: Any) -> None:

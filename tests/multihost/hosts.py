@@ -14,13 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 #: Few, since the laptop's gateway listens on all of them.
 WORKER_PORTS = "47100-47115"
+#: Python and these tests.
+_SHARED = (Path(sys.prefix), ROOT)
 _NAMESPACES = ("--net", "--mount", "--uts", "--pid")
 _TOOLS = ("ip", "unshare", "nsenter", "mount")
 
@@ -36,11 +38,10 @@ def missing() -> str:
     return "" if not probe.returncode else f"namespaces cannot be made: {probe.stderr.strip()}"
 
 
-def _own_tmp() -> str:
-    """Shell commands that give a host its own ``/tmp``, in which it still finds Python and these tests if they are
-    there (a virtual environment made for one run, say)."""
+def _own_tmp(shared: Sequence[Path]) -> str:
+    """Shell commands that give a host its own ``/tmp``, in which it still finds what it shares with this machine."""
     commands = ["mount -t tmpfs tmpfs /mnt"]
-    for path in {Path(sys.prefix).resolve(), ROOT.resolve()}:
+    for path in {path.resolve() for path in shared}:
         if path.is_relative_to("/tmp"):
             inside = shlex.quote(f"/mnt/{path.relative_to('/tmp')}")
             commands += [f"mkdir -p {inside}", f"mount --bind {shlex.quote(str(path))} {inside}"]
@@ -50,13 +51,15 @@ def _own_tmp() -> str:
 class Host:
     """One of them.
 
+    :param shared: folders that it sees though they are in ``/tmp`` (a virtual environment made for one run, say).
     :ivar address: on the bridge.
     """
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, shared: Sequence[Path] = _SHARED) -> None:
         self.name = name
         self.address = address
-        setup = f"set -e; hostname {name}; mount -t tmpfs tmpfs /dev/shm; {_own_tmp()}; ip link set lo up; echo up; "
+        own_tmp = _own_tmp(shared)
+        setup = f"set -e; hostname {name}; mount -t tmpfs tmpfs /dev/shm; {own_tmp}; ip link set lo up; echo up; "
         setup += "exec cat"  # until this process ends, however it does
         self._holder = subprocess.Popen(
             ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup],
@@ -128,19 +131,19 @@ class Host:
 class Lan:
     """Hosts on one bridge: ``10.77.0.1``, ``10.77.0.2``, ..."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], shared: Sequence[Path] = ()) -> None:
         self.hosts: list[Host] = []
         self.bridge = Host("bridge", "")
         try:
-            self._make(names)
+            self._make(names, (*_SHARED, *shared))
         except BaseException:
             self.close()
             raise
 
-    def _make(self, names: list[str]) -> None:
+    def _make(self, names: list[str], shared: Sequence[Path]) -> None:
         self._ip(self.bridge, "link", "add", "lan", "type", "bridge")
         self._ip(self.bridge, "link", "set", "lan", "up")
-        self.hosts += [Host(name, f"10.77.0.{number}") for number, name in enumerate(names, 1)]
+        self.hosts += [Host(name, f"10.77.0.{number}", shared) for number, name in enumerate(names, 1)]
         for number, host in enumerate(self.hosts, 1):
             port = f"port{number}"
             self._ip(self.bridge, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
@@ -211,26 +214,33 @@ def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
         cleanup.callback(lan.close)
         laptop = Laptop(lan)
         cleanup.callback(laptop.close)
-        yield from _started(lan, laptop, num_cpus)
-
-
-def _started(lan: Lan, laptop: Laptop, num_cpus: int) -> Iterator[tuple[Lan, Laptop]]:
-    started: list[Host] = []
-    offer = ("--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS)
-    try:
-        head = lan.hosts[0]
-        head.distpool("start", "--head", "--port", "47000", *offer)
-        started.append(head)
-        token = head.run("cat", f"/tmp/state/distpool/clusters/{head.address}:47000.token")
-        for host in lan.hosts[1:]:
-            # By turns in the ways that there are.
-            if len(started) % 2:
-                host.distpool("start", "--join", "--token-file", "-", *offer, text=token)
-            else:
-                host.distpool("start", "--join", *offer, env={"DISTPOOL_TOKEN": token.strip()})
-            started.append(host)
+        token = cleanup.enter_context(nodes(lan.hosts, "--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS))
         laptop.host.write("/tmp/cluster.token", token)
         yield lan, laptop
+
+
+@contextlib.contextmanager
+def nodes(
+    hosts: Sequence[Host], *offer: str, python: str = sys.executable, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Nodes of one cluster on these hosts, of which the first is the head; gives its token."""
+    environment = dict(env or {})
+    command = (python, "-m", "distpool")
+    started: list[Host] = []
+    try:
+        head = hosts[0]
+        head.run(*command, "start", "--head", "--port", "47000", *offer, env=environment)
+        started.append(head)
+        token = head.run("cat", f"/tmp/state/distpool/clusters/{head.address}:47000.token")
+        for host in hosts[1:]:
+            join = (*command, "start", "--join", *offer)
+            # By turns in the ways that there are.
+            if len(started) % 2:
+                host.run(*join, "--token-file", "-", text=token, env=environment)
+            else:
+                host.run(*join, env={**environment, "DISTPOOL_TOKEN": token.strip()})
+            started.append(host)
+        yield token
     finally:
         for host in reversed(started):
-            host.distpool("stop", status=None)
+            host.run(*command, "stop", status=None, env=environment)
