@@ -12,11 +12,12 @@ from distpool.provision.registry import ENGINES
 
 if TYPE_CHECKING:
     from distpool.provision.local import Local
+    from distpool.provision.slurm import Slurm
     from distpool.provision.ssh import SSH
 
 _HOMES = {name: module for module, name in ENGINES.values()}
 
-__all__ = ["SSH", "Local"]
+__all__ = ["SSH", "Local", "Slurm"]
 
 
 def __getattr__(name: str) -> Any:

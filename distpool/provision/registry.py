@@ -17,6 +17,7 @@ from distpool.provision.address import Engine
 ENGINES = {
     "local": ("distpool.provision.local", "Local"),
     "ssh": ("distpool.provision.ssh", "SSH"),
+    "slurm": ("distpool.provision.slurm", "Slurm"),
 }
 _GROUP = "distpool.engines"
 
