@@ -60,7 +60,7 @@ def _install(interpreter: Interpreter, folder: Path) -> Path:
     pins = packages / "pins.txt"
     pins.write_text("\n".join(line for line in lines if "==" in line.partition(";")[0]) + "\n")
     for line in lines:
-        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-c", str(pins), line]
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-c", str(pins), line]
         run = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if run.returncode != 0:
             why = (run.stderr.strip().splitlines() or ["no message"])[-1]

@@ -35,12 +35,16 @@ class _Plugin:
         self._nursery = nursery
         self._before_test = before_test
         self._problems: list[str] = []
+        #: Modules that skip themselves, and why.
+        self._left_out: dict[str, str] = {}
         self._reports: list[Any] = []
         self.served = False
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self._problems.append(f"{report.nodeid}: not collected\n{report.longreprtext}")
+        elif report.skipped:
+            self._left_out[report.nodeid] = _reason(report)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self._reports.append(report)
@@ -56,10 +60,13 @@ class _Plugin:
                 name, count = f"{item.nodeid}#{count}", count + 1
             items[name] = item
         self.served = True
-        self._nursery.serve(list(items), lambda name: self._run(items[name]))
+        # Each module that is left out counts as one test that is skipped, so that the results say so.
+        self._nursery.serve([*items, *self._left_out], lambda name: self._run(name, items.get(name)))
         return True
 
-    def _run(self, item: Any) -> Verdict:
+    def _run(self, name: str, item: Any) -> Verdict:
+        if item is None:
+            return Verdict(SKIPPED, self._left_out[name])
         if self._before_test is not None:
             self._before_test()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
@@ -71,6 +78,9 @@ class _Plugin:
                 if hasattr(report, "wasxfail"):
                     # The suite expects this test to fail with its own library as well.
                     return Verdict(PASSED)
-                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-                return Verdict(SKIPPED, reason)
+                return Verdict(SKIPPED, _reason(report))
         return Verdict(PASSED)
+
+
+def _reason(report: Any) -> str:
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
