@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distpool.wire.agent_to_store_client import NodeContents
+    from distpool.wire.store_client_to_agent import StoreContents
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def memory() -> MemoryReport:
     """List the objects that are in this program's object store.
 
     Asks every process of the node that has stored anything larger; one that does not answer within two seconds is left
-    out.
+    out.  ``distpool memory`` does the same from the command line, for all nodes of this user on the machine.
     """
     from distpool.store import client
 
@@ -78,6 +84,15 @@ def memory() -> MemoryReport:
     node = store.describe_node()
     contents = dict(node.clients) if node is not None else {}
     contents[store.owner] = store.describe()
+    return report(node, contents, store.owner)
+
+
+def report(node: NodeContents | None, contents: Mapping[str, StoreContents], own: str = "") -> MemoryReport:
+    """Put together what the processes of a node told of themselves.
+
+    :param node: what the agent says, if there is one.
+    :param own: the name of this process, if it is one of them.
+    """
     sizes: dict[str, tuple[int, str]] = {}
     owners: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -86,7 +101,7 @@ def memory() -> MemoryReport:
     pins: dict[str, list[str]] = {}
     adopted = {facts.object_id for told in contents.values() for facts in told.objects if facts.kind == "adopted"}
     for name, told in contents.items():
-        here = "this process" if name == store.owner else name
+        here = "this process" if name == own else name
         for facts in told.objects:
             object_id = facts.object_id
             why = reasons.setdefault(object_id, [])

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from distpool.cli import nodes, start, status
+from distpool.cli import memory, nodes, start, status
 from distpool.errors import ConnectError
 from distpool.version import __version__
 
@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     start.add_start(commands)
     status.add_status(commands)
+    memory.add_memory(commands)
     nodes.add_drain(commands)
     nodes.add_autoscale(commands)
     start.add_stop(commands)

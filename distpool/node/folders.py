@@ -101,6 +101,28 @@ class Folders:
         return [self.root, self.store, *([] if self.spill.startswith(inside) else [self.spill])]
 
 
+def store_folders() -> list[str]:
+    """Of this user's nodes on this machine, the dead ones included whose folders nobody has swept yet."""
+    prefix = f"distpool-{os.getuid()}-"
+    found = []
+    for parent, inside in [(_SHARED_MEMORY, ""), *((parent, "store") for parent in _temporary_folders())]:
+        try:
+            names = sorted(name for name in os.listdir(parent) if name.startswith(prefix))
+        except OSError:
+            continue
+        folders = (os.path.join(parent, name, inside).rstrip("/") for name in names)
+        found += [folder for folder in folders if _is_own(folder)]
+    return found
+
+
+def _is_own(folder: str) -> bool:
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
 def sweep(spill_parent: str = "") -> list[str]:
     """Remove what dead nodes of this user left behind, also where this one spills to; returns the folders removed."""
     prefix = f"distpool-{os.getuid()}-"
