@@ -224,6 +224,28 @@ class PoolCore:
         self._dealer.note_flow(group, now)
         self._dismiss_when_done(effects)
 
+    def on_single(self, task: Task, now: float) -> Worker | None:
+        """A new task, for which no worker need be asked: the one that is to be sent it at once.  None: nothing has been
+        decided, and ``on_submitted`` must hear of it."""
+        if self.closing or self.broken is not None:
+            return None
+        worker = self._dealer.give_single(task, now)
+        if worker is not None:
+            self.outstanding += 1
+        return worker
+
+    def on_single_result(self, lease: str, attempt: int, busy_s: float, now: float) -> Task | None:
+        """The only task that is under way has ended, and nothing follows from it: the task.  None: nothing has been
+        decided, and ``on_results`` must hear of it."""
+        worker = self.workers.get(lease)
+        if worker is None or self.outstanding != 1 or self.closing:
+            return None
+        task = self._dealer.take_back_single(worker, attempt, busy_s, now)
+        if task is not None:
+            worker.answered = True
+            self.outstanding = 0
+        return task
+
     def on_retracted(self, lease: str, attempts: list[int], now: float, effects: Effects) -> None:
         """A worker gave these attempts back without having started them."""
         worker = self.workers.get(lease)

@@ -165,6 +165,50 @@ class Dealer:
         effects.send.append((worker, batch))
         return len(batch)
 
+    def give_single(self, task: Task, now: float) -> Worker | None:
+        """The short way of ``ask`` and ``deal`` for a task to which nothing out of the ordinary applies: the worker
+        that is to be sent it, or None, and then nothing has changed."""
+        group = self.groups.get(task.shape)
+        if group is None or group.ready or not group.idle or group.flowing or group.demand < len(group.workers):
+            return None
+        worker = next(reversed(group.idle.values()))
+        if task.timeout_s is not None or task.call is not None or task.home not in ("", worker.node):
+            return None
+        if worker.leaving or worker.wanted or worker.exclusive or worker.stopping or worker.exit is not None:
+            return None
+        attempt = task.message.attempt = self._next_attempt
+        self._next_attempt = attempt + 1
+        worker.in_flight[attempt] = task
+        worker.exclusive = task.alone
+        worker.last_progress = now
+        worker.tasks_given += 1
+        del group.idle[worker.lease]
+        if self._idle_timeout_s is not None:
+            self._deadlines.pop(("idle", worker.lease), None)
+        return worker
+
+    def take_back_single(self, worker: Worker, attempt: int, took_s: float, now: float) -> Task | None:
+        """The short way of ``after_answer`` and ``note_flow`` when the only task that is under way has ended: the task,
+        or None, and then nothing has changed."""
+        group = self.groups[worker.shape]
+        if worker.leaving or worker.wanted or worker.stopping or worker.exit is not None or worker.gang:
+            return None
+        if group.ready or self.max_tasks or now < self.generous_until or len(worker.in_flight) != 1:
+            return None
+        task = worker.in_flight.pop(attempt, None)
+        if task is None:
+            return None
+        known = group.task_s
+        group.task_s = took_s if not known else 0.3 * known + 0.7 * took_s
+        group.flowing = False
+        if worker.exclusive:
+            worker.exclusive = False
+            self._deadlines.pop(("task", worker.lease), None)
+        worker.last_progress = now
+        group.idle[worker.lease] = worker
+        self.note_idle_worker(worker, now)
+        return task
+
     def window(self, group: Group) -> int:
         each = group.task_s
         if not each or each > LONG_S:

@@ -66,6 +66,7 @@ class Loop:
         self._later: deque[Callable[[], None]] = deque()
         self._output = TaskOutput()
         self._thread: threading.Thread | None = None
+        self._ident = 0
 
     def start(self) -> None:
         """Start the thread if it does not run (caller holds the session's lock, or is the only one to know it)."""
@@ -90,7 +91,7 @@ class Loop:
 
     def is_current(self) -> bool:
         """Whether the caller is the loop's thread."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._ident
 
     def hang_up_later(self, peer: bytes) -> None:
         """Close a connection once its last words must have arrived."""
@@ -114,47 +115,45 @@ class Loop:
         if deadline is not None and deadline < self._sleeps_until and not self.is_current():
             self.wake()
 
-    def lead(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+    def lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Serve the channel in the caller's thread until ``is_done()``; False when that is not to be had here, because
         the time ran out or somebody else leads: the caller then waits in another way."""
-        began = _monotonic()
-        deadline = None if timeout_s is None else began + timeout_s
-        if self.is_current():
+        me = threading.get_ident()
+        if me == self._ident:
             # A done-callback waits for further work: nobody but this thread may be there to bring it.
             while not is_done():
                 if self._stopping or (deadline is not None and deadline <= _monotonic()):
                     return False
                 self._turn(deadline)
             return True
-        with shield:
-            return self._lead(is_done, began, deadline)
-
-    def _lead(self, is_done: Callable[[], bool], began: float, deadline: float | None) -> bool:
-        if not self._leading.acquire(blocking=False):
-            return False
         channel = self._session.channel
-        try:
-            self._leads += 1
-            self._leader = threading.get_ident()
-            while not is_done():
-                remaining = None if deadline is None else deadline - _monotonic()
-                if self._stopping or (remaining is not None and remaining <= 0):
-                    return False
-                lifted = shield.lift()
-                try:
-                    ready = channel.wait(remaining, self._leader_bell)
-                finally:
-                    shield.lower(lifted)
-                if ready:
-                    self.serve(channel.drain(ready))
-            return True
-        finally:
-            self._leader = 0
-            self._leading.release()
-            if self._aside and (_monotonic() - began > _ASIDE_S or self._session.busy()):
-                self._bell.ring()
+        with shield:
+            if not self._leading.acquire(blocking=False):
+                return False
+            began = _monotonic()
+            try:
+                self._leads += 1
+                self._leader = me
+                while not is_done():
+                    remaining = None if deadline is None else deadline - _monotonic()
+                    if self._stopping or (remaining is not None and remaining <= 0):
+                        return False
+                    lifted = shield.lift()
+                    try:
+                        ready = channel.wait(remaining, self._leader_bell)
+                    finally:
+                        shield.lower(lifted)
+                    if ready:
+                        self.serve(channel.drain(ready))
+                return True
+            finally:
+                self._leader = 0
+                self._leading.release()
+                if self._aside and (_monotonic() - began > _ASIDE_S or self._session.busy()):
+                    self._bell.ring()
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         try:
             while not self._stopping:
                 self._turn()
@@ -191,6 +190,7 @@ class Loop:
             if session.pools or self._hang_ups or self._later or session.has_callbacks():
                 return False
             self._thread = None
+            self._ident = 0  # another thread may get the same
             return True
 
     def _stand_aside(self) -> None:
@@ -307,6 +307,11 @@ class Loop:
             return
         pool, lease = known
         if isinstance(message, _TASK_MESSAGES):
+            if type(message) is worker_to_driver.TasksDone and len(message.results) == 1:
+                single = pool.on_single(lease, message, now)
+                if single is not None:
+                    settled += single
+                    return
 
             def event(now: float, effects: Effects) -> None:
                 pool.on_message(lease, message, now, effects)

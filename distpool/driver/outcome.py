@@ -46,6 +46,8 @@ class PackedOutcome:
 
             return None, decode_exception(result.payload)
         try:
+            if not result.objects:
+                return self._store.unpack_inline(result.payload), None
             return self._store.unpack(Value(result.payload, result.objects), owner=self), None
         except errors.ObjectLostError as error:
             return None, error

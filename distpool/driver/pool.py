@@ -155,10 +155,13 @@ class WorkerPool:
             self._hold(task, packed.dependencies)
             return future
         inbox = self._inbox
-        if task.call is None:
-            inbox.append(task)
-        else:
+        if task.call is not None:
             inbox.extend(task.call.tasks)
+        elif self._hungry and not inbox:
+            self._start(task)
+            return future
+        else:
+            inbox.append(task)
         if self._hungry:
             self._react(None)
         elif not len(inbox) % _GATHER:
@@ -332,7 +335,17 @@ class WorkerPool:
         """
         if self._inbox:
             self._react(None)  # nobody waits for what gathers there
-        self._session.wait_for_future(future, timeout)
+        session = self._session
+        deadline = None if timeout is None else _monotonic() + timeout
+        if session.worker is not None:
+            session.wait_for_nested(future, deadline)
+            return
+        try:
+            if not session.loop.lead(future.done, deadline):
+                session.wait_for_future(future, deadline)
+        except KeyboardInterrupt:
+            session.interrupted = True
+            raise
 
     def __reduce__(self) -> Any:
         from distpool.driver.session import rejoin
@@ -482,6 +495,39 @@ class WorkerPool:
         loop.note_deadline(self._core.next_deadline())
         if self._session.worker is not None and self._core.starving:
             loop.note_deadline(now)
+        return settled
+
+    def _start(self, task: Task) -> None:
+        """Send a task at once, the short way if a worker has nothing to do."""
+        settled: Settled = []
+        with shield:
+            with self._lock:
+                now = _monotonic()
+                worker = None if self._inbox else self._core.on_single(task, now)
+                if worker is not None:
+                    self._workforce.send_single(worker, task)
+                    self._hungry = self._core.hungry
+                if worker is None or (self._hungry and self._inbox):
+                    if worker is None:
+                        self._inbox.append(task)
+                    settled = self.handle(None, now)
+            if settled:
+                self._session.settle(settled)
+
+    def on_single(self, lease: str, message: worker_to_driver.TasksDone, now: float) -> Settled | None:
+        """One task ended: the short way of ``on_message``, if there is nothing else to see to; None otherwise."""
+        (result,) = message.results
+        if result.objects or result.pinned or self._inbox or self._closing:
+            return None
+        task = self._core.on_single_result(lease, result.attempt, message.busy_s, now)
+        if task is None:
+            return None
+        task.keep = None
+        settled: Settled = [(task.future, PackedOutcome(result, None, self._store), None)]
+        self._hungry = True
+        if self._inbox:  # it came before it could see that
+            settled += self.handle(None, now)
+        self._session.loop.note_deadline(self._core.next_deadline())
         return settled
 
     def _react(self, event: Callable[[float, Effects], None] | None) -> None:

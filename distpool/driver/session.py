@@ -554,16 +554,19 @@ class Session:
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
-    def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
-        """Block until the future is done (errors as in ``concurrent.futures``)."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def wait_for_future(self, future: DistFuture[Any], deadline: float | None) -> None:
+        """Block until the future is done, while other threads serve the channel (errors as in
+        ``concurrent.futures``)."""
+        condition = future._condition
+        with condition:
+            if not condition.wait_for(future.done, None if deadline is None else deadline - time.monotonic()):
+                raise TimeoutError
+
+    def wait_for_nested(self, future: DistFuture[Any], deadline: float | None) -> None:
+        """In a worker: block until the future is done, and lend this worker's slot meanwhile."""
         with self._lending():
-            if self.loop.lead(future.done, timeout_s):
-                return
-            condition = future._condition
-            with condition:
-                if not condition.wait_for(future.done, None if deadline is None else deadline - time.monotonic()):
-                    raise TimeoutError
+            if not self.loop.lead(future.done, deadline):
+                self.wait_for_future(future, deadline)
 
     def wait_for_event(self, event: threading.Event, timeout_s: float | None = None) -> bool:
         """Block until the event is set, lending this worker's slot if this is a worker."""

@@ -121,7 +121,21 @@ class Workforce:
                 sent.add(entry.number)
                 functions.append(driver_to_worker.Function(entry.number, entry.value.payload, entry.value.objects))
             messages.append(task.message)
+        self._send(worker, messages, functions)
+
+    def send_single(self, worker: Worker, task: Task) -> None:
+        """The same for one task."""
+        task.future._state = RUNNING
+        entry = task.function
+        if entry.number and entry.number not in self._functions_sent[worker.lease]:
+            self.send(worker, [task])
+        else:
+            self._send(worker, [task.message], [])
+
+    def _send(
+        self, worker: Worker, tasks: list[driver_to_worker.Task], functions: list[driver_to_worker.Function]
+    ) -> None:
         try:
-            self._session.channel.send(worker.peer, (_encode(driver_to_worker.RunTasks(messages, functions)),))
+            self._session.channel.send(worker.peer, (_encode(driver_to_worker.RunTasks(tasks, functions)),))
         except PeerUnreachable:
             pass  # word of its end is on the way, and the core then sends them elsewhere

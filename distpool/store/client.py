@@ -39,6 +39,7 @@ holds any lock.  They may only take a note and wake somebody (``deque.append``, 
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -165,6 +166,9 @@ class ObjectStore:
         return StoredPacked(
             Value(payload, tuple(locations)), serialized.dependencies, self, tuple(handles), stored_bytes
         )
+
+    #: The value whose pickle this is, of one without objects: no reference inside either, which have some.
+    unpack_inline = staticmethod(pickle.loads)
 
     def unpack(
         self, value: Value, dependencies: Sequence[Value] = (), *, readonly: bool = False, owner: object = None

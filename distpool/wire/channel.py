@@ -300,14 +300,19 @@ class Channel:
         waiter: Waiter | None = (
             getattr(self._own_waiter, "waiter", None) if doorbell is None else self._waiter_with.get(doorbell)
         )
-        ready = (waiter or self._new_waiter(doorbell)).wait(timeout_s)
-        owns = self._shortcuts.owns
+        if waiter is None:
+            waiter = self._new_waiter(doorbell)
+        ready = [fd for fd, _ in waiter.poll(-1 if timeout_s is None else max(0.0, timeout_s))]
+        connected = self._shortcuts.by_fd
         for fd in ready:
-            if not owns(fd):
-                if self._doorbell.fd in ready:
-                    self._doorbell.answer()
-                return EVERYTHING
-        return ready
+            if fd not in connected:
+                break
+        else:
+            return ready
+        waiter.answer(ready)
+        if self._doorbell.fd in ready:
+            self._doorbell.answer()
+        return EVERYTHING
 
     def receive(self, timeout_s: float | None = None, doorbell: Doorbell | None = None) -> list[Incoming]:
         """``wait`` and ``drain``.  May return an empty list."""

@@ -25,6 +25,8 @@ _SUFFIX = "+"
 #: Taken in at once, so that senders get their turn: so many messages of so many peers.
 ROUNDS, _READY = 64, 16
 _NUMBER = struct.Struct("<Q")
+_HEADER = _NUMBER.size
+_number_in = _NUMBER.unpack_from
 #: Drivers and workers, whose messages are of one frame: a second one is a number.
 _ROLES = (b"d", b"w")
 _GREETING = b"\0distpool shortcut\0"
@@ -69,6 +71,7 @@ class Shortcuts:
 
     :param watch: told of each descriptor that must be waited for from now on (True), or no longer (False).
     :ivar active: whether there are or were any; where not, this need not be asked.
+    :ivar by_fd: those that are connected, by descriptor.
     """
 
     def __init__(self, routing_id: bytes, watch: Callable[[int, bool], None]) -> None:
@@ -77,7 +80,7 @@ class Shortcuts:
         self._epoll = select.epoll() if hasattr(select, "epoll") and hasattr(socket, "SOCK_SEQPACKET") else None
         self.active = False
         self._listener: socket.socket | None = None
-        self._by_fd: dict[int, _Shortcut] = {}
+        self.by_fd: dict[int, _Shortcut] = {}
         self._by_peer: dict[bytes, _Shortcut] = {}
         self._buffer = bytearray(MOST_BYTES + _NUMBER.size + 1)
         self._view = memoryview(self._buffer)
@@ -134,17 +137,13 @@ class Shortcuts:
     def descriptors(self) -> list[int]:
         """What must be waited for at this moment."""
         listening = [self._listener.fileno()] if self._listener is not None else []
-        return [*listening, *self._by_fd]
-
-    def owns(self, fd: int) -> bool:
-        """Whether this descriptor is the connection to a peer."""
-        return fd in self._by_fd
+        return [*listening, *self.by_fd]
 
     def take_in_from(self, fds: Iterable[int], arrived: Arrived) -> None:
         """Take in one message from each of these connections, which are said to have one."""
         for fd in fds:
-            shortcut = self._by_fd.get(fd)
-            if shortcut is not None:
+            shortcut = self.by_fd.get(fd)
+            if shortcut is not None:  # else it broke in the meantime
                 self._receive(shortcut, arrived)
 
     def take_in(self, arrived: Arrived) -> None:
@@ -157,7 +156,7 @@ class Shortcuts:
             if not ready:
                 break
             for fd, _ in ready:
-                shortcut = self._by_fd.get(fd)
+                shortcut = self.by_fd.get(fd)
                 if shortcut is not None:
                     self._receive(shortcut, arrived)
                 elif self._listener is not None and fd == self._listener.fileno():
@@ -186,7 +185,7 @@ class Shortcuts:
     def close(self) -> None:
         """Close them all."""
         self._by_peer.clear()
-        for shortcut in list(self._by_fd.values()):
+        for shortcut in list(self.by_fd.values()):
             self._break(shortcut)
         self._stop_listening()
         if self._epoll is not None:
@@ -199,15 +198,14 @@ class Shortcuts:
         assert shortcut.socket is not None
         fd = shortcut.socket.fileno()
         self.active = True
-        self._by_fd[fd] = shortcut
+        self.by_fd[fd] = shortcut
         if shortcut.peer:
             self._by_peer[shortcut.peer] = shortcut
         self._register(fd)
 
     def _receive(self, shortcut: _Shortcut, arrived: Arrived) -> None:
-        assert shortcut.socket is not None
         try:
-            size = shortcut.socket.recv_into(self._buffer)
+            size = shortcut.socket.recv_into(self._buffer)  # type: ignore[union-attr]  # connected, or it were not here
         except (BlockingIOError, ConnectionResetError):
             return  # after a reset there may still be last words, and then the end
         except OSError:
@@ -215,8 +213,13 @@ class Shortcuts:
         if not size:
             self._break(shortcut)
         elif shortcut.usable:
-            number = _NUMBER.unpack_from(self._buffer)[0]
-            shortcut.deliver(number, [bytes(self._view[_NUMBER.size : size])], arrived)
+            (number,) = _number_in(self._buffer)
+            frames = [bytes(self._view[_HEADER:size])]
+            if number == shortcut.expected and not shortcut.held:
+                shortcut.expected = number + 1
+                arrived.append((shortcut.peer, frames))
+            else:
+                shortcut.deliver(number, frames, arrived)
         elif shortcut.peer:
             shortcut.usable = True  # the other side's answer to our greeting
         else:
@@ -261,7 +264,7 @@ class Shortcuts:
         if connection is not None:
             # Closing would not do: a process that the user forked may have the same socket.
             self._unregister(connection.fileno())
-            del self._by_fd[connection.fileno()]
+            del self.by_fd[connection.fileno()]
             connection.close()
 
     def _register(self, fd: int) -> None:

@@ -7,7 +7,7 @@ connection that is made while a thread waits is waited for at once.
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from distpool.wire.doorbell import Doorbell
 
@@ -24,6 +24,8 @@ class Waiter:
 
     def __init__(self, fds: Iterable[int], doorbell: Doorbell | None) -> None:
         self._poll: select.epoll | select.poll = select.epoll() if _HAS_EPOLL else select.poll()
+        #: Blocks for so many seconds (-1: for ever), and returns what is ready as pairs of descriptor and events.
+        self.poll: Callable[[float], list[tuple[int, int]]] = self._poll.poll if _HAS_EPOLL else self._poll_ms
         self._doorbell = doorbell
         self._own: tuple[int, ...] = ()
         for fd in fds:
@@ -40,22 +42,17 @@ class Waiter:
         """Before the descriptor is closed: a process that the user forked may have the same file."""
         self._poll.unregister(fd)
 
-    def wait(self, timeout_s: float | None) -> list[int]:
-        """The descriptors that are ready, those of the doorbell among them.  Empty when the time ran out."""
-        if timeout_s is None:
-            events = self._poll.poll()
-        elif timeout_s <= 0:
-            events = self._poll.poll(0)
-        else:
-            events = self._poll.poll(timeout_s if _HAS_EPOLL else timeout_s * 1000)
-        ready = [fd for fd, _ in events]
-        for fd in self._own:
-            if fd in ready:
+    def answer(self, ready: Iterable[int]) -> None:
+        """These descriptors are ready: if the doorbell is among them, take notice."""
+        for fd in ready:
+            if fd in self._own:
                 assert self._doorbell is not None
                 self._doorbell.note(fd, self._poll)
-        return ready
 
     def close(self) -> None:
         """Nobody waits any more."""
         if _HAS_EPOLL:
             self._poll.close()  # type: ignore[union-attr]
+
+    def _poll_ms(self, timeout_s: float) -> list[tuple[int, int]]:
+        return self._poll.poll(timeout_s * 1000 if timeout_s >= 0 else None)

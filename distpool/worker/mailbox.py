@@ -8,7 +8,6 @@ for a thread that waits on the channel wakes it.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -72,9 +71,11 @@ class Mailbox:
         self._replies: dict[int, _Reply] = {}
         self._requests = itertools.count(1)
         self._controls = itertools.count(-1, -1)
-        self._unpinned: deque[str] = deque()
+        #: Objects of which the driver is to be told that they are no longer needed here.
+        self.unpinned: deque[str] = deque()
         self._main_thread = threading.get_ident()
-        self._pid = os.getpid()
+        #: Set in a process that a task forked: the channel is its parent's.
+        self.foreign = False
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -138,8 +139,8 @@ class Mailbox:
         self.tell_agent(worker_to_agent.WorkerBlocked(lease) if blocked else worker_to_agent.WorkerUnblocked(lease))
 
     def _send(self, peer: bytes, message: Any) -> None:
-        if self._pid != os.getpid():
-            return  # a process that a task forked: the channel is its parent's
+        if self.foreign:
+            return
         try:
             self.channel.send(peer, (codec.encode(message),))
         except PeerUnreachable:
@@ -147,12 +148,12 @@ class Mailbox:
 
     def note_unpinned(self, object_ids: list[str]) -> None:
         """Called from finalizers, so it only takes a note and wakes whoever sends."""
-        self._unpinned.extend(object_ids)
+        self.unpinned.extend(object_ids)
         self.channel.wake()
 
     def send_unpinned(self) -> None:
         """Send what ``note_unpinned`` noted (after the results that were made before)."""
-        noted = self._unpinned
+        noted = self.unpinned
         if noted:
             self.tell_driver(Unpinned([noted.popleft() for _ in range(len(noted))]))
 
@@ -174,7 +175,7 @@ class Mailbox:
         :param make_message: makes the message for a request number.
         :raises RuntimeError: in a process that a task forked.
         """
-        if self._pid != os.getpid():
+        if self.foreign:
             raise RuntimeError("a process forked inside a task cannot ask the driver for definitions")
         number = next(self._requests)
         reply = self._replies[number] = _Reply()

@@ -353,17 +353,21 @@ class Runner:
         self._send_results()
 
     def _send_results(self) -> None:
+        mailbox = self._mailbox
+        done = self._done
+        if not done and not mailbox.unpinned:
+            return
         with self._flush_lock:
-            done = self._done
             count = len(done)
             if count:
                 # The main thread may append meanwhile.
                 results = done[:count]
                 del done[:count]
                 busy_s = self._busy_s
-                self._mailbox.tell_driver(TasksDone(results, busy_s - self._reported_s))
+                mailbox.tell_driver(TasksDone(results, busy_s - self._reported_s))
                 self._reported_s = busy_s
-            self._mailbox.send_unpinned()
+            if mailbox.unpinned:
+                mailbox.send_unpinned()
 
     def on_idle(self) -> None:
         """Give back memory that waits for its next use (watch thread)."""
@@ -377,7 +381,7 @@ class Runner:
 
     def _in_forked_child(self) -> None:
         """A task forked: the child has the user's code to finish and nothing of the worker's business."""
-        self._forked = True
+        self._forked = self._mailbox.foreign = True
         self.running = 0
         self._forwarder.forget_in_child()
         self._watch.release_signal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -427,6 +428,37 @@ def test_a_worker_that_comes_when_the_last_task_has_been_given_out_is_not_asked_
     assert effects.demand == [(Shape(), 1)]
 
 
+def state_of(core: PoolCore) -> Any:
+    """Everything that a later decision may depend on."""
+    groups = [
+        (
+            shape,
+            list(group.idle),
+            list(group.workers),
+            [task.future for task in group.ready],
+            (group.demand, group.flowing, group.task_s),
+        )
+        for shape, group in core._dealer.groups.items()
+    ]
+    workers = [
+        (
+            worker.lease,
+            {attempt: task.future for attempt, task in worker.in_flight.items()},
+            list(worker.stopping),
+            (worker.tasks_given, worker.answered, worker.leaving, worker.exclusive, worker.last_progress),
+        )
+        for worker in core.workers.values()
+    ]
+    # The gathering of tasks ends by itself; whether that is seen now or at its deadline makes no difference.
+    deadlines = {key: at for key, at in core._deadlines.items() if key[0] != "gather"}
+    return groups, workers, deadlines, core.outstanding, core.hungry, core._dealer._next_attempt
+
+
+def said(effects: Effects) -> Any:
+    """What is to be done beyond sending a task and settling one."""
+    return [getattr(effects, name) for name in Effects.__struct_fields__ if name not in ("send", "finished", "let_go")]
+
+
 class PoolModel(RuleBasedStateMachine):
     """Whatever happens, every task is settled exactly once, within its attempts, and none is forgotten."""
 
@@ -480,6 +512,46 @@ class PoolModel(RuleBasedStateMachine):
     def settle(self, name: str, how: str) -> None:
         assert name not in self.settled, f"{name} was settled twice: {self.settled[name]}, {how}"
         self.settled[name] = how
+
+    @precondition(lambda self: not self.closed)
+    @rule(retries=st.integers(0, 3), timed=st.booleans(), cpus=st.sampled_from([1.0, 2.0]))
+    def submit_single(self, retries: int, timed: bool, cpus: float) -> None:
+        """The short way decides as the long one does, or says that it cannot."""
+        name = f"t{len(self.tasks)}"
+        task = make_task(name, retries, 1.0 if timed else None, cpus)
+        self.tasks[name], self.retries[name], self.runs[name] = task, retries, 0
+        twin, effects = copy.deepcopy((self.core, task)), Effects()
+        twin[0].on_submitted([twin[1]], self.now, effects)
+        before = state_of(self.core)
+        worker = self.core.on_single(task, self.now)
+        if worker is None:
+            assert state_of(self.core) == before
+            effects = Effects()
+            self.core.on_submitted([task], self.now, effects)
+            self.perform(effects)
+            return
+        self.perform(Effects(send=[(worker, [task])]))
+        assert [(w.lease, [t.future for t in tasks]) for w, tasks in effects.send] == [(worker.lease, [name])]
+        assert said(effects) == said(Effects())
+        assert state_of(self.core) == state_of(twin[0])
+
+    @precondition(lambda self: self.alive)
+    @rule(pick=st.randoms(use_true_random=False), each=st.sampled_from([1e-6, 1e-3, 0.5]))
+    def answer_single(self, pick: Any, each: float) -> None:
+        worker = self.alive[pick.choice(sorted(self.alive))]
+        attempt = next(iter(worker.in_flight), 10_000_000)
+        twin, effects = copy.deepcopy(self.core), Effects()
+        twin.on_results(worker.lease, [Result(attempt, OK, b"")], each, self.now, effects)
+        before = state_of(self.core)
+        task = self.core.on_single_result(worker.lease, attempt, each, self.now)
+        if task is None:
+            assert state_of(self.core) == before
+            return
+        self.settle(task.future, "finished")
+        assert [task.future for task, _ in effects.finished] == [task.future]
+        assert [task.future for task in effects.let_go] == [task.future]
+        assert (effects.send, said(effects)) == ([], said(Effects()))
+        assert state_of(self.core) == state_of(twin)
 
     @precondition(lambda self: not self.closed)
     @rule(

@@ -131,6 +131,10 @@ class SimulatedStore:
         number: int = _decode(value.payload)
         return number
 
+    def unpack_inline(self, payload: bytes) -> int:
+        """See ``ObjectStore.unpack_inline``."""
+        return self.unpack(Value(payload))
+
     def adopt(self, value: Value) -> StoredValue:
         """See ``ObjectStore.adopt``."""
         locations = {location.object_id: location for location in value.objects}
