@@ -5,6 +5,7 @@ Files and environment come in as arguments with the real ones as defaults, so th
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -128,6 +129,19 @@ def address_towards(towards: str) -> str:
             return str(probe.getsockname()[0])
     except OSError:
         return "127.0.0.1"  # no network at all
+
+
+def is_own_address(host: str) -> bool:
+    """Whether ``host`` is a name or address of this machine, of whichever of its interfaces."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    for family, kind, _, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+            probe.bind(address)  # which the kernel refuses for others
+            return True
+    return False
 
 
 def process_space(root: Path = _ROOT) -> str:

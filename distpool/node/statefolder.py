@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from distpool.errors import ConnectError
+from distpool.node.machine import is_own_address
 from distpool.wire.security import Token, parse_address
 
 #: Where a token may be given to programs and to ``distpool start --join``.
@@ -119,10 +120,32 @@ def find_token(address: str) -> Token:
     path = token_path(wanted)
     if path.exists():
         return read_token_file(path)
+    announced = _announced_here(wanted)
+    if announced is not None:
+        return announced
     raise ConnectError(
         f"there is no token for the cluster at {wanted}: {TOKEN_VARIABLE} and {TOKEN_FILE_VARIABLE} are not set, and "
         f"there is no {path}; copy the token file from the machine where the cluster was started"
     )
+
+
+def _announced_here(wanted: str) -> Token | None:
+    """The token of a cluster of this machine, for an address of this machine other than the one it is known by."""
+    host, _, port = wanted.rpartition(":")
+    if not is_own_address(host):
+        return None
+    running = [node.address for node in running_nodes() if node.head]
+    known = [path.name.removesuffix(".token") for path in sorted(_subfolder("clusters").glob("*.token"))]
+    for address in dict.fromkeys([*running, *known]):
+        its_host, _, its_port = address.rpartition(":")
+        path = token_path(address)
+        if its_port != port or not path.exists():
+            continue
+        if is_own_address(its_host):
+            return read_token_file(path)  # which says where it listens
+        if address in running:  # in a container, known by an address of the machine around it
+            return Token(wanted, read_token_file(path).secret)
+    return None
 
 
 # -- nodes of this machine -----------------------------------------------------------------------------------

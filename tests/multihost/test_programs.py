@@ -256,6 +256,13 @@ if __name__ == "__main__":
     assert results(output) == [(["1", None, "yes", None], "/dev/shm")]
 
 
+def test_on_the_head_the_cluster_is_found_by_any_address_of_its_own(lan: Lan) -> None:
+    program = "import distpool\nprint(distpool.cpu_count())\n"
+    for address in ("127.0.0.1:47000", "localhost:47000", "10.77.0.1:47000"):
+        out = lan.hosts[0].run(sys.executable, "-c", program, env={"DISTPOOL_ADDRESS": address})
+        assert out == "6\n", address
+
+
 def test_all_is_given_back(lan: Lan, laptop: Host) -> None:
     run(laptop, "from distpool import DistExecutor\nwith DistExecutor() as e:\n    print(e.submit(abs, -1).result())\n")
     status = lan.hosts[0].distpool("status")

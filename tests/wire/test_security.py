@@ -315,6 +315,26 @@ def test_files_of_ours_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         statefolder.find_token("h:2")
 
 
+def test_any_address_of_this_machine_finds_the_token_of_its_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own, elsewhere = Token("127.0.0.2:5", new_secret()), Token("198.51.100.7:6", new_secret())
+    for token in (own, elsewhere):
+        statefolder.save_token(token)
+    for address in ("127.0.0.1:5", "localhost:5", f"{socket.gethostname()}:5"):
+        assert statefolder.find_token(address) == own
+    for address in ("127.0.0.1:6", "127.0.0.1:7", "198.51.100.8:5"):
+        with pytest.raises(ConnectError, match="there is no token"):
+            statefolder.find_token(address)
+    # In a container, where the head is known by an address of the machine around it.
+    lock = statefolder.hold_node_file(statefolder.NodeFile("n", os.getpid(), elsewhere.address, True, ""))
+    try:
+        assert statefolder.find_token("127.0.0.1:6") == Token("127.0.0.1:6", elsewhere.secret)
+    finally:
+        os.close(lock)
+
+
 def test_wire_modules_do_not_load_what_a_private_node_never_needs() -> None:
     code = "import sys, distpool.worker.main; print('distpool.wire.security' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
