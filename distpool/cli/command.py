@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from distpool.cli import memory, nodes, start, status
+from distpool.cli import doctor, memory, nodes, start, status
 from distpool.errors import ConnectError
 from distpool.version import __version__
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     nodes.add_drain(commands)
     nodes.add_autoscale(commands)
     start.add_stop(commands)
+    doctor.add_doctor(commands)
     return top
 
 

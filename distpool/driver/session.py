@@ -539,12 +539,19 @@ class Session:
         """CPUs of all nodes of the cluster."""
         if self.questions is None:
             return float(cpu_count())
-        question = self.questions.ask()
-        self.wait_for_event(question.answered, _STATUS_S)
-        if question.answer is not None:
-            present = sum(node.capacity.num_cpus for node in question.answer.nodes)
+        nodes = self.nodes()
+        if nodes is not None:
+            present = sum(node.capacity.num_cpus for node in nodes)
             return max(present, self.cluster.cpus()) if self.cluster is not None else present
         return self.welcome.capacity.num_cpus if self.welcome is not None else 0.0
+
+    def nodes(self) -> tuple[scheduler_to_driver.NodeStatus, ...] | None:
+        """The nodes of the cluster; None when there is no cluster, or it does not answer in time."""
+        if self.questions is None:
+            return None
+        question = self.questions.ask()
+        self.wait_for_event(question.answered, _STATUS_S)
+        return question.answer.nodes if question.answer is not None else None
 
     def give_up_store(self) -> None:
         """Nobody took over what this process has stored."""

@@ -45,10 +45,10 @@ def memory_size_bytes(root: Path = _ROOT) -> int:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         total = 1 << 62
-    for folder in _control_groups(root, ""):
+    for folder in control_groups(root, ""):
         limit = _number(folder / "memory.max")
         total = total if limit is None else min(total, int(limit))
-    for folder in _control_groups(root, "memory"):
+    for folder in control_groups(root, "memory"):
         limit = _number(folder / "memory.limit_in_bytes")
         total = total if limit is None else min(total, int(limit))
     return total
@@ -185,14 +185,14 @@ def _affinity() -> int:
 def _quota(root: Path) -> float:
     """The CPU quota of the control group and all above it."""
     least = math.inf
-    for folder in _control_groups(root, ""):
+    for folder in control_groups(root, ""):
         try:
             quota, period = (folder / "cpu.max").read_text().split()[:2]
         except (OSError, ValueError):
             continue
         if quota != "max":
             least = min(least, int(quota) / int(period))
-    for folder in _control_groups(root, "cpu"):
+    for folder in control_groups(root, "cpu"):
         quota_us = _number(folder / "cpu.cfs_quota_us")
         period_us = _number(folder / "cpu.cfs_period_us")
         if quota_us is not None and period_us and quota_us > 0:
@@ -200,7 +200,7 @@ def _quota(root: Path) -> float:
     return least
 
 
-def _control_groups(root: Path, controller: str) -> list[Path]:
+def control_groups(root: Path, controller: str) -> list[Path]:
     """Folders of this process's group and those above; ``controller`` ``""`` means version 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

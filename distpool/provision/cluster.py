@@ -76,6 +76,15 @@ class ProvisionedCluster:
         with self._changed:
             return self._heard.capacity.num_cpus if self._heard is not None else 0.0
 
+    def wait_for_all(self, timeout_s: float) -> str:
+        """Wait until all nodes are up that there should be by now; returns what is missing then, and why."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while (news := self._heard) is not None and news.up < news.wanted and not self._ended:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    return self._reasons(describe(news))
+        return ""
+
     @property
     def lost(self) -> bool:
         """Whether nobody looks after the nodes any more."""
