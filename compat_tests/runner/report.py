@@ -143,5 +143,6 @@ def _skipped(results: Sequence[dict[str, Any]]) -> str:
     if not reasons:
         return ""
     lines = ["<details><summary>Skipped by the suite itself</summary>\n"]
-    lines += [f"- {count} × {reason}" for reason, count in reasons.most_common()]
+    by_count = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"- {count} × {reason}" for reason, count in by_count]
     return "\n".join(lines) + "\n\n</details>\n"
