@@ -69,8 +69,12 @@ class ObjectStoreFullError(DistpoolError, MemoryError):
     """Neither shared memory nor the spill folder has room for a value."""
 
 
-class OutOfMemoryError(DistpoolError, MemoryError):
-    """The task was stopped before it exhausted its node's memory."""
+class OutOfMemoryError(WorkerDiedError, MemoryError):
+    """The task was stopped, ``max_retries`` + 1 times in all, before it exhausted its node's memory; or at once, as it
+    used more than its ``memory_bytes``.
+
+    The message names what was left of which memory, what the task used, and the largest processes of the node.
+    """
 
 
 class TaskInterrupted(BaseException):

@@ -35,6 +35,8 @@ TERMINATE_GRACE_S = 1.0
 _UNHEEDED = "it was ended because a task on it did not stop when told to"
 #: So many workers in a row that end before they could run anything break the pool.
 FAILED_STARTS = 3
+#: How long one worker fewer works after memory ran short.
+MEMORY_CAUTION_S = 30.0
 
 
 class PoolCore:
@@ -170,8 +172,10 @@ class PoolCore:
             return
         worker.last_progress = now
         group.idle[worker.lease] = worker
+        self._dealer.shed(group, effects)
         self._dealer.deal(group, now, effects)
-        self._dealer.note_idle_worker(worker, now)
+        if not worker.leaving:
+            self._dealer.note_idle_worker(worker, now)
 
     def on_set_up(self, lease: str, now: float, effects: Effects) -> None:
         """The worker's initializer returned."""
@@ -352,6 +356,9 @@ class PoolCore:
             if kind == "gather":
                 self._dealer.end_flow()
                 continue
+            if kind == "memory":
+                self._grow_bolder(now, effects)
+                continue
             worker = self.workers.get(lease)
             if worker is None:
                 continue
@@ -431,7 +438,7 @@ class PoolCore:
         if worker.leaving:
             # Its end was wanted; what it still held goes elsewhere, uncharged.
             self._dealer.requeue(group, tasks, effects)
-        elif self._strict:
+        elif self._strict and exit.shortage != "task":
             self._dealer.requeue(group, tasks, effects)
             self._break(Failure(FailureKind.BROKEN, exit=exit), effects)
             return
@@ -441,22 +448,40 @@ class PoolCore:
             if not worker.answered and not worker.stopping and not exit.lost:
                 self._count_failed_start(exit, effects)
         if self.broken is None:
+            if exit.shortage == "node":
+                self._grow_careful(now)
             self._dealer.ask(group, effects)
+            self._dealer.shed(group, effects)
             self._dealer.deal(group, now, effects)
         self._dismiss_when_done(effects)
 
     def _charge(self, group: Group, tasks: list[Task], exit: WorkerExit, effects: Effects) -> None:
         """These tasks may have run at a worker that did not answer: they run again if they may."""
         again = []
+        kind = FailureKind.OUT_OF_MEMORY if exit.shortage else FailureKind.WORKER_DIED
+        # More than it is allowed it would use again; of several it is unknown which it was.
+        certain = exit.shortage == "task" and len(tasks) == 1
         for task in tasks:
             task.deaths += 1
-            if task.retries_left <= 0:
-                self._fail(task, Failure(FailureKind.WORKER_DIED, exit=exit), effects)
+            if certain or task.retries_left <= 0:
+                self._fail(task, Failure(kind, exit=exit), effects)
             else:
                 task.retries_left -= 1
                 task.alone = True
                 again.append(task)
         self._dealer.requeue(group, again, effects)
+
+    def _grow_careful(self, now: float) -> None:
+        """Memory ran short on a node: fewer tasks at once."""
+        self._dealer.withheld += 1
+        self._deadlines[("memory", "")] = now + MEMORY_CAUTION_S
+
+    def _grow_bolder(self, now: float, effects: Effects) -> None:
+        self._dealer.withheld -= 1
+        if self._dealer.withheld:
+            self._deadlines[("memory", "")] = now + MEMORY_CAUTION_S
+        for group in self._dealer.groups.values():
+            self._dealer.ask(group, effects)
 
     def _on_part_finished(self, task: Task, result: Result, now: float, effects: Effects) -> None:
         """A worker of a gang answered.  When it raised, the others could wait for it forever."""

@@ -59,6 +59,8 @@ class Dealer:
         self._idle_timeout_s = idle_timeout_s
         self._deadlines = deadlines
         self._next_attempt = 1
+        #: So many workers fewer than the budget allows, because memory ran short.
+        self.withheld = 0
         #: Until when idle workers are given back at once, because others wait for them.
         self.generous_until = 0.0
 
@@ -70,7 +72,21 @@ class Dealer:
 
     def most_workers(self, shape: Shape) -> int:
         most = int(self.slots / shape.num_cpus + 1e-9) if shape.num_cpus > 0 else int(self.slots)
-        return most - most % max(1, shape.gang)
+        gang = max(1, shape.gang)
+        if self.withheld and most >= gang:
+            most = max(gang, most - self.withheld)
+        return most - most % gang
+
+    def shed(self, group: Group, effects: Effects) -> None:
+        """Let idle workers go of which there are more than there may be since memory ran short."""
+        if self.withheld:
+            for worker in list(group.idle.values())[: max(0, self._surplus(group))]:
+                self.dismiss(group, worker, effects)
+            self.ask(group, effects, shrink=True)
+
+    def _surplus(self, group: Group) -> int:
+        staying = sum(1 for worker in group.workers.values() if not worker.leaving)
+        return staying - self.most_workers(group.shape)
 
     def ask(self, group: Group, effects: Effects, shrink: bool = False) -> None:
         """Demand as many workers as there are tasks for, within the budget."""
@@ -231,6 +247,10 @@ class Dealer:
             return
         if worker.wanted or (self.max_tasks and worker.tasks_given >= self.max_tasks):
             self.dismiss(group, worker, effects)
+            return
+        if self.withheld and not group.shape.gang and self._surplus(group) > 0:
+            self.dismiss(group, worker, effects)
+            self.ask(group, effects, shrink=True)
             return
         if group.ready and self.give(group, worker, now, effects):
             return

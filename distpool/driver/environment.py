@@ -81,6 +81,7 @@ class CapturedSetup:
             max_tasks=spec.max_tasks_per_child or 0,
             **self._elsewhere,
             seat=grant.seat,
+            retriable=spec.max_retries > 0 and not spec.strict,
         )
 
     def _environment_for(self, grant: LeaseGranted) -> dict[str, str]:

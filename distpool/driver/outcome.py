@@ -114,6 +114,11 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
         attempt = f"task {name} (attempt {task.message.attempt}) in {pool_label}"
         again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"
         return errors.WorkerDiedError(f"{attempt} failed: its worker died{again}: {post_mortem.describe(failure.exit)}")
+    if failure.kind is FailureKind.OUT_OF_MEMORY:
+        assert failure.exit is not None
+        again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"
+        text = f"task {name} (attempt {task.message.attempt}) in {pool_label} ran out of memory{again}: "
+        return errors.OutOfMemoryError(text + post_mortem.describe(failure.exit))
     return broken_error(failure, pool_label, strict)
 
 

@@ -38,7 +38,7 @@ from distpool.driver.task import Task, home_of
 from distpool.driver.workforce import Workforce
 from distpool.options import DEFAULT, TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker, scheduler_to_driver, worker_to_driver
-from distpool.wire.driver_to_worker import CHUNK, READONLY
+from distpool.wire.driver_to_worker import CHUNK, ONCE, READONLY
 from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
 
@@ -144,6 +144,8 @@ class WorkerPool:
             task = Task(future, message, entry, options.shape, retries, options.timeout_s, alone)
             if options.readonly:
                 message.flags |= READONLY
+            if retries == 0 and self.spec.max_retries:
+                message.flags |= ONCE
         if value.objects:
             task.keep = packed
             task.home = home_of(value.objects)
@@ -417,6 +419,7 @@ class WorkerPool:
             ended.peak_rss_bytes,
             worker.host if worker is not None else "",
             ended.lost,
+            ended.shortage,
         )
         if self._workforce.dismiss(ended.lease, ended.exit_code):
             self._core.on_ended(ended.lease, exit, now, effects)

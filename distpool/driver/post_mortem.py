@@ -25,6 +25,12 @@ _ADVICE = {
     0: "something that the task called ended the process: os._exit, or exit() in native code",
 }
 
+_ADVICE_ON_MEMORY = {
+    "node": "let fewer such tasks run at once: say what each needs (distpool.options(memory_bytes=...)), or that it "
+    "takes more of the pool (num_cpus=...); or give it smaller pieces of work",
+    "task": "give it more with distpool.options(memory_bytes=...), or smaller pieces of work",
+}
+
 
 def describe(exit: WorkerExit) -> str:
     """Process, node, signal or exit code, likely cause, peak memory, the Python stack at death as far as the system let
@@ -35,7 +41,7 @@ def describe(exit: WorkerExit) -> str:
         parts.append(f"peak memory {exit.peak_rss_bytes / 2**20:.0f} MiB")
     text = "; ".join(parts)
     text = "; ".join(parts)
-    advice = _ADVICE.get(min(0, exit.exit_code)) if not exit.shortage else None
+    advice = _ADVICE_ON_MEMORY[exit.shortage] if exit.shortage else _ADVICE.get(min(0, exit.exit_code))
     if advice and not exit.lost:
         text += f"\nWhat to do: {advice}"
     report, words = split_report(exit.stderr_tail)

@@ -18,6 +18,7 @@ class FailureKind(enum.Enum):
     WORKER_DIED = "worker died"
     TIMED_OUT = "timed out"
     KILLED = "killed"
+    OUT_OF_MEMORY = "out of memory"
     INFEASIBLE = "infeasible"
     BROKEN = "pool broken"
 

@@ -23,7 +23,9 @@ from distpool.node.events import (
     Event,
     ForkWorker,
     MakeGeneration,
+    MemorySampled,
     NodeStarted,
+    SampleMemory,
     SchedulerSaid,
     SignalWorker,
     TimePassed,
@@ -32,6 +34,7 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.loop import Loop
+from distpool.node.sampler import Sampler
 from distpool.node.stderr import StandardErrors
 from distpool.node.zygotes import Zygotes
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent, shortcuts
@@ -57,6 +60,7 @@ class Agent:
     :param first_zygote: control socket of the first zygote.
     :param start_zygote: starts another, when that one was killed.
     :param to_scheduler: sends to the scheduler.
+    :param sampler: sees what the core wants to know of memory.
     :param cluster: what workers must know to be reached from other machines; None on a private node.
     """
 
@@ -74,6 +78,7 @@ class Agent:
         start_zygote: Callable[[], socket.socket],
         to_scheduler: Callable[[agent_to_scheduler.Message], None],
         cluster: ClusterFacts | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._core = core
         self._loop = loop
@@ -85,6 +90,7 @@ class Agent:
         self._scheduler_endpoint = scheduler_endpoint
         self._to_scheduler = to_scheduler
         self._cluster = cluster
+        self._sampler = sampler
         self._services: list[Service] = []
         self.zygotes = Zygotes(loop, first_zygote, start_zygote, self._make_fork, self.handle, StandardErrors(loop))
         loop.add_timer(core.next_deadline, lambda now: self.handle(TimePassed()))
@@ -103,6 +109,8 @@ class Agent:
     def handle(self, event: Event) -> None:
         """Let the core decide, and do it."""
         worker = self._worker_that_ended(event)
+        if self._sampler is not None and isinstance(event, WorkerProcessExited) and event.exit_code == -signal.SIGKILL:
+            event = event._replace(kernel_short_of_memory=self._sampler.kernel_killed())
         for effect in self._core.handle(event, time.monotonic()):
             if isinstance(effect, ToScheduler):
                 self._to_scheduler(effect.message)
@@ -110,6 +118,8 @@ class Agent:
                 self.zygotes.fork(effect.worker, effect.generation)
             elif isinstance(effect, SignalWorker):
                 _send_signal(effect.pid, effect.signal)
+            elif isinstance(effect, SampleMemory):
+                self._loop.soon(lambda effect=effect: self._sample(effect))  # type: ignore[misc]
             elif isinstance(effect, MakeGeneration):
                 self.zygotes.make(effect.generation, effect.modules)
             elif isinstance(effect, EndGeneration):
@@ -122,6 +132,10 @@ class Agent:
                 service.on_worker_exited(f"w-{worker}")
         if self._core.refused:
             self._loop.stop()
+
+    def _sample(self, wanted: SampleMemory) -> None:
+        if self._sampler is not None:
+            self.handle(MemorySampled(self._sampler.look(wanted.workers, wanted.consumers)))
 
     def on_scheduler_said(self, message: scheduler_to_agent.Message) -> None:
         """A message of the scheduler in this very process."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 
 import msgspec
 
+from distpool.errors import ConnectError
+from distpool.node.memory_core import RESERVE_SHARE, MemoryPolicy
 from distpool.store.settings import StoreSettings
 from distpool.wire.resources import Shape
 
@@ -56,6 +60,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     :param spares: how many spare workers to keep; None: as many as is good for the machine.
     :param worker_module: what workers run; differs in tests only.
     :param store_settings: of its object store.
+    :param memory: how its memory is watched.
     :param member: None for a program's private node.
     """
 
@@ -69,7 +74,30 @@ class NodeConfig(msgspec.Struct, frozen=True):
     preload: bool = True
     worker_module: str = "distpool.worker.main"
     store_settings: StoreSettings = StoreSettings()
+    memory: MemoryPolicy = MemoryPolicy()
     member: MemberConfig | None = None
+
+
+def memory_policy(environment: Mapping[str, str] = os.environ) -> MemoryPolicy:
+    """How a node that is started now watches its memory, as ``DISTPOOL_MEMORY_LIMIT_BYTES`` and
+    ``DISTPOOL_MEMORY_RESERVE`` say.
+
+    :raises ConnectError: when they cannot be understood.
+    """
+    limit = _number(environment, "DISTPOOL_MEMORY_LIMIT_BYTES", 0.0, math.inf, "a number of bytes")
+    share = _number(environment, "DISTPOOL_MEMORY_RESERVE", RESERVE_SHARE, 0.9, "a share of memory, from 0 to 0.9")
+    return MemoryPolicy(int(limit), share)
+
+
+def _number(environment: Mapping[str, str], name: str, default: float, most: float, what: str) -> float:
+    text = environment.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most or math.isinf(value):
+        raise ConnectError(f"{name} must be {what}, not {text!r}")
+    return value
 
 
 def write_config(fd: int, config: NodeConfig) -> None:

@@ -21,7 +21,9 @@ from distpool.node.events import (
     ForkWorker,
     GenerationEnded,
     GenerationReady,
+    MemorySampled,
     NodeStarted,
+    SampleMemory,
     SchedulerSaid,
     SignalWorker,
     TimePassed,
@@ -31,6 +33,7 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.generations import Generations
+from distpool.node.memory_core import NODE, MemoryCore, MemoryPolicy
 from distpool.node.reasons import describe_exit
 from distpool.node.state import TRANSITIONS, Worker, WorkerState
 from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
@@ -53,6 +56,7 @@ class AgentCore:
     :param preload: whether modules that workers came to import are loaded ahead of time.
     :param incarnation: is part of the names of spares.  A worker's name is its routing id, so where a node may come
         back under its name, this must tell one from the other.
+    :param memory: how memory is watched; None: it is not.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class AgentCore:
         heartbeat_s: float | None = None,
         preload: bool = True,
         incarnation: str = "",
+        memory: MemoryPolicy | None = None,
     ) -> None:
         self._hello = hello
         self._spares = spares
@@ -79,6 +84,7 @@ class AgentCore:
         self._spares_at: float | None = None
         self._heartbeat_at: float | None = None
         self._generations = Generations(preload=preload)
+        self._memory = MemoryCore(memory, hello.capacity.num_cpus) if memory is not None else None
         self._now = 0.0
         self._effects: list[Effect] = []
         self._on: dict[type, Callable[[Any], None]] = {
@@ -90,6 +96,7 @@ class AgentCore:
             WorkerProcessExited: self._on_worker_process_exited,
             GenerationReady: self._on_generation_ready,
             GenerationEnded: self._on_generation_ended,
+            MemorySampled: self._on_memory_sampled,
             TimePassed: lambda event: None,
         }
 
@@ -106,7 +113,9 @@ class AgentCore:
     def next_deadline(self) -> float | None:
         """When ``TimePassed`` is due."""
         deadlines = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
-        others = (self._spares_at, self._heartbeat_at, self._generations.next_deadline())
+        others = [self._spares_at, self._heartbeat_at, self._generations.next_deadline()]
+        if self._memory is not None:
+            others.append(self._memory.next_deadline())
         deadlines += [at for at in others if at is not None]
         return min(deadlines, default=None)
 
@@ -193,11 +202,12 @@ class AgentCore:
         if worker.state is WorkerState.LISTENING:
             self._ready(worker)
 
-    def _stop(self, worker: Worker, grace_s: float, terminate: bool, finding: str = "") -> None:
+    def _stop(self, worker: Worker, grace_s: float, terminate: bool, finding: str = "", shortage: str = "") -> None:
         if worker.state is not WorkerState.STOPPING:
             self._move(worker, WorkerState.STOPPING)
             worker.kill_at = None
             worker.finding = finding
+            worker.shortage = shortage
         if worker.killed:
             return
         kill_at = self._now + max(0.0, grace_s)
@@ -254,16 +264,28 @@ class AgentCore:
         elif isinstance(message, worker_to_agent.WorkerBlocked):
             if worker.state is WorkerState.LISTENING and worker.lease is not None:
                 self._move(worker, WorkerState.BLOCKED)
+                self._note_blocked(worker, True)
                 self._tell(agent_to_scheduler.LeaseBlocked(worker.lease.lease))
         elif isinstance(message, worker_to_agent.WorkerUnblocked):
             if worker.state is WorkerState.BLOCKED and worker.lease is not None:
                 self._move(worker, WorkerState.LISTENING)
+                self._note_blocked(worker, False)
                 self._tell(agent_to_scheduler.LeaseUnblocked(worker.lease.lease))
         elif isinstance(message, worker_to_agent.ModulesImported):
             self._generations.learn(message.names, self._now)
+        elif self._memory is not None and isinstance(message, worker_to_agent.TaskRuns):
+            self._memory.on_task_runs(worker.name, self._now - message.for_s, message.retriable)
+        elif self._memory is not None and isinstance(message, worker_to_agent.TaskEnded):
+            self._memory.on_task_ended(worker.name)
+
+    def _note_blocked(self, worker: Worker, blocked: bool) -> None:
+        if self._memory is not None:
+            self._memory.on_blocked(worker.name, blocked)
 
     def _ready(self, worker: Worker) -> None:
         assert worker.lease is not None
+        if self._memory is not None:
+            self._memory.on_lease_began(worker.name, int(worker.lease.shape.memory_bytes), self._now)
         self._tell(agent_to_scheduler.WorkerReady(worker.lease.lease, _routing_id(worker), worker.endpoint, worker.pid))
 
     def _on_worker_process_exited(self, event: WorkerProcessExited) -> None:
@@ -275,6 +297,9 @@ class AgentCore:
         else:
             started = worker.state is not WorkerState.BOOTING
             reason = describe_exit(event.exit_code, started=started)
+            if event.kernel_short_of_memory:
+                reason += "; the kernel's out-of-memory killer was at work at that moment"
+                worker.shortage = NODE
         self._gone(worker, event.exit_code, reason, event.stderr_tail, event.peak_rss_bytes)
 
     def _gone(
@@ -284,12 +309,14 @@ class AgentCore:
         self._move(worker, WorkerState.GONE)
         del self._workers[worker.name]
         self._by_pid.pop(worker.pid, None)
+        if self._memory is not None:
+            self._memory.on_gone(worker.name, self._now)
         self._generations.workers[worker.generation] -= 1
         if worker.lease is not None:
             del self._by_lease[worker.lease.lease]
             self._tell(
                 agent_to_scheduler.WorkerExited(
-                    worker.lease.lease, worker.pid, exit_code, reason, stderr_tail, peak_rss_bytes
+                    worker.lease.lease, worker.pid, exit_code, reason, stderr_tail, peak_rss_bytes, worker.shortage
                 )
             )
         elif not stopping:
@@ -341,10 +368,25 @@ class AgentCore:
             self._gone(worker, -SIGKILL, "the process from which the worker was forked was killed")
         self._generations.on_ended(event, self._now)
 
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    def _on_memory_sampled(self, event: MemorySampled) -> None:
+        assert self._memory is not None
+        verdict = self._memory.on_sample(event.sample, self._now)
+        if verdict is not None:
+            self._stop(self._workers[verdict.worker], 0.0, False, verdict.finding, verdict.shortage)
+
+    def _look_at_memory(self, memory: MemoryCore, now: float) -> None:
+        if memory.due(now):
+            workers = {worker.name: worker.pid for worker in self._by_lease.values() if worker.pid}
+            self._effects.append(SampleMemory(workers, memory.wants_consumers))
+
     # -- time ---------------------------------------------------------------------------------------------------
 
     def _on_time(self, now: float) -> None:
         self._effects += self._generations.on_time(now)
+        if self._memory is not None:
+            self._look_at_memory(self._memory, now)
         if self._spares_at is not None and self._spares_at <= now:
             self._spares_at = None
             self._fill_spares()

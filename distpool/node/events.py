@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+from distpool.node.memory_core import Sample
 from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
 
 
@@ -45,6 +46,13 @@ class WorkerProcessExited(NamedTuple):
     exit_code: int
     peak_rss_bytes: int = 0
     stderr_tail: str = ""
+    kernel_short_of_memory: bool = False
+
+
+class MemorySampled(NamedTuple):
+    """The answer to ``SampleMemory``."""
+
+    sample: Sample
 
 
 class GenerationReady(NamedTuple):
@@ -87,6 +95,14 @@ class SignalWorker(NamedTuple):
     signal: int
 
 
+class SampleMemory(NamedTuple):
+    """See how much memory is left, and how much these workers (process ids by name) use; ``consumers``: and who uses
+    most of it."""
+
+    workers: dict[str, int]
+    consumers: bool
+
+
 class MakeGeneration(NamedTuple):
     """Fork a generation from the first one and load modules in it."""
 
@@ -102,6 +118,6 @@ class EndGeneration(NamedTuple):
 
 Event: TypeAlias = (
     "NodeStarted | SchedulerSaid | WorkerSaid | WorkerForked | ForkFailed | WorkerProcessExited"
-    " | GenerationReady | GenerationEnded | TimePassed"
+    " | GenerationReady | GenerationEnded | MemorySampled | TimePassed"
 )
-Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | MakeGeneration | EndGeneration"
+Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | SampleMemory | MakeGeneration | EndGeneration"

@@ -22,6 +22,7 @@ from distpool.node.config import (
     MemberConfig,
     NodeConfig,
     agent_endpoint,
+    memory_policy,
     scheduler_endpoint,
     write_config,
 )
@@ -195,6 +196,7 @@ def start_private_node(
     """
     if store_settings is None:
         store_settings = StoreSettings.make()
+    memory = memory_policy()
     folders = Folders.create(store_settings.spill_folder) if predecessor is None else predecessor.bequeath()
     name = os.path.basename(folders.root).rpartition("-")[2] if predecessor is None else _next_name(predecessor.node)
     config = NodeConfig(
@@ -208,6 +210,7 @@ def start_private_node(
         preload=preload,
         worker_module=worker_module,
         store_settings=store_settings,
+        memory=memory,
     )
     life_read = life_write = status_read = status_write = -1
     try:
@@ -248,6 +251,7 @@ def start_member(
     :raises ConnectError: when it cannot be, and why; nothing is left of it then.
     """
     store_settings = StoreSettings.make()
+    memory = memory_policy()
     folders = Folders.create(store_settings.spill_folder)
     config = NodeConfig(
         node=node,
@@ -255,6 +259,7 @@ def start_member(
         store=folders.store,
         spill=folders.spill,
         store_settings=store_settings,
+        memory=memory,
         driver_pid=os.getpid(),
         import_path=installed_packages(),
         spares=spare_workers(),

@@ -28,6 +28,7 @@ from distpool.node.control import ClusterFacts
 from distpool.node.core import AgentCore
 from distpool.node.events import SchedulerSaid
 from distpool.node.loop import Loop
+from distpool.node.sampler import Sampler
 from distpool.wire import codec, scheduler_to_agent
 from distpool.wire.agent_to_scheduler import AgentGoodbye, AgentHello
 from distpool.wire.channel import Channel
@@ -125,6 +126,7 @@ class Member:
             ClusterFacts(
                 self._token.secret, member.bind_host, member.advertised_host, member.first_port, member.last_port
             ),
+            Sampler(config.memory),
         )
         self.agent.add_service(store_service(config, loop, agent_channel, int(capacity.memory_bytes)))
         if member.foreground:
@@ -229,7 +231,12 @@ class Member:
         )
         spares = min(cpus, 4) if config.spares is None else config.spares
         return AgentCore(
-            hello, spares=spares, heartbeat_s=_HEARTBEAT_S, preload=config.preload, incarnation=self._incarnation
+            hello,
+            spares=spares,
+            heartbeat_s=_HEARTBEAT_S,
+            preload=config.preload,
+            incarnation=self._incarnation,
+            memory=config.memory,
         )
 
     def _capacity(self) -> Shape:

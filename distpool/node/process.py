@@ -120,6 +120,7 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
     from distpool.node import machine
     from distpool.node.agent import Agent
     from distpool.node.core import AgentCore
+    from distpool.node.sampler import Sampler
     from distpool.scheduler.core import SchedulerCore
     from distpool.scheduler.server import Server
     from distpool.version import __version__
@@ -138,7 +139,12 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
     agent_channel.bind(agent_endpoint(config.root))
     server = Server(SchedulerCore(cluster=config.node, lease_prefix=config.node), loop, server_channel)
     agent = Agent(
-        AgentCore(hello, spares=min(cpus, 4) if config.spares is None else config.spares, preload=config.preload),
+        AgentCore(
+            hello,
+            spares=min(cpus, 4) if config.spares is None else config.spares,
+            preload=config.preload,
+            memory=config.memory,
+        ),
         loop,
         agent_channel,
         config.node,
@@ -149,6 +155,7 @@ def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: z
         control,
         lambda: _start_zygote(config),
         lambda message: server.on_agent_said(config.node, message),
+        sampler=Sampler(config.memory),
     )
     agent.add_service(store_service(config, loop, agent_channel, int(capacity.memory_bytes)))
     server.add_local_agent(config.node, agent.on_scheduler_said)

@@ -49,3 +49,5 @@ class Worker:
     killed: bool = False
     #: why it ends, if that was the agent's own decision
     finding: str = ""
+    #: and what was short, if that was the reason
+    shortage: str = ""

@@ -206,6 +206,7 @@ class Desk:
         peak_rss_bytes: int = 0,
         *,
         lost: bool = False,
+        shortage: str = "",
     ) -> None:
         if not self.is_own(lease.name):
             self.ended_foreign.add(lease.name)
@@ -222,6 +223,7 @@ class Desk:
                 stderr_tail,
                 peak_rss_bytes,
                 lost,
+                shortage,
             ),
         )
         for child in list(lease.children):

@@ -129,7 +129,14 @@ class NodeSide:
         if lease.state is LeaseState.STARTING:
             self._desk.start_failed(lease.pool)
         lease.pid = message.pid or lease.pid
-        self._desk.lease_ended(lease, message.exit_code, message.reason, message.stderr_tail, message.peak_rss_bytes)
+        self._desk.lease_ended(
+            lease,
+            message.exit_code,
+            message.reason,
+            message.stderr_tail,
+            message.peak_rss_bytes,
+            shortage=message.shortage,
+        )
 
     def _on_lease_blocked(self, node: Node, message: from_agent.LeaseBlocked) -> None:
         lease = self._desk.book.leases.get(message.lease)

@@ -65,6 +65,7 @@ class WorkerExited(_Message, frozen=True):
     reason: str = ""
     stderr_tail: str = ""
     peak_rss_bytes: int = 0
+    shortage: str = ""
 
 
 class LeaseBlocked(_Message, frozen=True):

@@ -25,6 +25,9 @@ class Setup(_Message, frozen=True):
     A worker that sees other files than the driver (``file_space`` differs, see ``distpool.node.machine``) has an import
     path and packages of its own, and takes of the environment only the names in ``carried``; ``versions`` are those of
     the packages that the driver has loaded.
+
+    ``retriable``: tasks run again when the worker dies.  ``growth_bytes``: the worker says so when it has grown by more
+    than this from task to task; 0: it does not look.
     """
 
     driver: str
@@ -50,6 +53,8 @@ class Setup(_Message, frozen=True):
     versions: dict[str, str] = {}
     output_bytes_per_s: int = 0
     seat: GangSeat | None = None
+    retriable: bool = True
+    growth_bytes: int = 0
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +96,8 @@ READONLY = 1
 CHUNK = 2
 #: ``Task.flags``, together with ``CHUNK``: the chunk's elements are single arguments (``function(element)``).
 MAP = 4
+#: ``Task.flags``: it may not run again, though tasks of its pool may.
+ONCE = 8
 
 
 class RunTasks(_Message, frozen=True):

@@ -54,7 +54,8 @@ class LeaseEnded(_Message, frozen=True):
 
     ``exit_code`` follows ``multiprocessing.Process.exitcode``: negative is a signal.  ``reason`` is the agent's
     finding in words (``""`` when it was the driver's own wish), ``stderr_tail`` the last lines it wrote.  ``lost`` says
-    that nobody saw the worker end: its node, or the way there, is gone.
+    that nobody saw the worker end: its node, or the way there, is gone.  ``shortage``: it ended for want of memory,
+    that of its ``node``, or because its ``task`` used more than its ``memory_bytes``.
     """
 
     lease: str
@@ -66,6 +67,7 @@ class LeaseEnded(_Message, frozen=True):
     stderr_tail: str = ""
     peak_rss_bytes: int = 0
     lost: bool = False
+    shortage: str = ""
 
 
 class DemandInfeasible(_Message, frozen=True):

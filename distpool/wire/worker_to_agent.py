@@ -35,4 +35,18 @@ class ModulesImported(_Message, frozen=True):
     names: tuple[str, ...]
 
 
-Message = WorkerStarted | WorkerBlocked | WorkerUnblocked | ModulesImported
+class TaskRuns(_Message, frozen=True):
+    """A task has been running for so many seconds.  ``retriable``: it may run again if its worker dies."""
+
+    lease: str
+    for_s: float
+    retriable: bool
+
+
+class TaskEnded(_Message, frozen=True):
+    """The task of which ``TaskRuns`` told has ended."""
+
+    lease: str
+
+
+Message = WorkerStarted | WorkerBlocked | WorkerUnblocked | ModulesImported | TaskRuns | TaskEnded

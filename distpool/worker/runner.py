@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.errors import DistpoolError, ObjectLostError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
-from distpool.wire.driver_to_worker import CHUNK, MAP, READONLY, Definitions, Leave, Setup, Task, Value
+from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
+from distpool.wire.worker_to_agent import TaskEnded, TaskRuns
 from distpool.wire.worker_to_driver import (
     OK,
     RAISED,
@@ -74,6 +75,9 @@ class Runner:
         #: The attempt that has been taken out of the mailbox and has no result yet.
         self._claimed = 0
         self._stage = _LOADING
+        #: The attempt that may not run again, if the pool's others may; whether they may.
+        self._once = 0
+        self._retriable = True
         self._leaving = False
         self._forked = False
         self.imports = Imports(mailbox)
@@ -185,6 +189,8 @@ class Runner:
     def _run_unusual(self, task: Task, function: Callable[..., Any] | None) -> tuple[bytes, Any]:
         """Payload and locations of the result; ``_stage`` tells how far it came."""
         self._stage = _LOADING
+        if task.flags & ONCE:
+            self._once = task.attempt
         store = self._store
         if task.function and function is None:
             function = self._load_function(task.function)
@@ -292,6 +298,7 @@ class Runner:
             if setup.is_elsewhere(message):
                 self.imports.compare_with(message.versions)
             self._forwarder.limit(message.output_bytes_per_s)
+            self._retriable = message.retriable
             self._store = ObjectStore(
                 Path(self._start.store_folder),
                 mailbox.channel.routing_id.decode(),
@@ -368,6 +375,14 @@ class Runner:
                 self._reported_s = busy_s
             if mailbox.unpinned:
                 mailbox.send_unpinned()
+
+    def on_long(self, attempt: int | None, for_s: float) -> None:
+        """Tell the agent of a task that takes long (watch thread)."""
+        lease = self._start.lease
+        if attempt is None:
+            self._mailbox.tell_agent(TaskEnded(lease))
+        else:
+            self._mailbox.tell_agent(TaskRuns(lease, for_s, self._retriable and attempt != self._once))
 
     def on_idle(self) -> None:
         """Give back memory that waits for its next use (watch thread)."""

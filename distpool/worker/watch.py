@@ -23,6 +23,8 @@ from distpool.worker.mailbox import Mailbox
 _TICK_S = 0.005
 #: Ticks without work before the thread goes to sleep.
 _QUIET_TICKS = 4
+#: Of a task that has run for so long the agent is told: it may be one that fills memory.
+_LONG_S = 0.25
 #: How often the parent process is looked at when nothing else happens.
 _PARENT_S = 5.0
 
@@ -53,6 +55,9 @@ class Work(Protocol):
 
     def flush_early(self) -> None:
         """Send finished results and lines."""
+
+    def on_long(self, attempt: int | None, for_s: float) -> None:
+        """This attempt has been running for so long; None: it has ended."""
 
     def on_idle(self) -> None:
         """Nothing has happened for a while."""
@@ -200,15 +205,22 @@ class Watch:
     def _serve(self, attempt: int) -> None:
         """Receive while the main thread runs this attempt, which may take long."""
         work, mailbox = self._work, self._mailbox
+        began, told = time.monotonic(), False
         while True:
             while not self._stopping and (work.running == attempt or mailbox.main_waits):
                 work.flush_early()
-                mailbox.channel.wait(_TICK_S if self._interrupt else _PARENT_S)
+                mailbox.channel.wait(_TICK_S if self._interrupt else _PARENT_S if told else _LONG_S)
                 self._end_with_parent()
+                for_s = time.monotonic() - began
+                if not told and for_s >= _LONG_S and work.running == attempt:
+                    told = True
+                    work.on_long(attempt, for_s)
                 self._look()
                 self._press()
             if mailbox.end_serving() or self._stopping:
                 break
+        if told:
+            work.on_long(None, 0.0)
         if not work.busy:
             # This thread may have swallowed the wake-up that was meant for the main thread.
             mailbox.channel.wake()

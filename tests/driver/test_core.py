@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distpool.driver.core import INTERRUPT_GRACE_S, LAST_WORDS_S, PoolCore
+from distpool.driver.core import INTERRUPT_GRACE_S, LAST_WORDS_S, MEMORY_CAUTION_S, PoolCore
 from distpool.driver.dealing import RETRACT_AFTER_S
 from distpool.driver.functions import in_payload
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
@@ -63,6 +63,42 @@ def test_short_tasks_are_sent_in_batches() -> None:
     core.on_results("l1", answers(worker, 1), 10e-6, 0.001, effects)
     assert len(effects.send) == 1
     assert len(effects.send[0][1]) > 100
+
+
+def test_where_memory_ran_short_fewer_workers_go_on() -> None:
+    core = PoolCore(4)
+    workers = [make_worker(f"l{number}") for number in range(4)]
+    core.on_submitted([make_task(str(i)) for i in range(10)], 0.0, Effects())
+    for worker in workers:
+        core.on_granted(worker, 0.0, Effects())
+    effects = Effects()
+    core.on_ended("l3", WorkerExit(1, -9, shortage="node"), 1.0, effects)
+    # The scheduler is quicker with another than the driver with its wish for fewer.
+    another = make_worker("another")
+    core.on_granted(another, 1.0, effects)
+    core.on_time(1.0 + LAST_WORDS_S, effects)
+    assert another.in_flight
+    core.on_results("l0", answers(workers[0], 1), 1.0, 1.05, effects)
+    assert workers[0].leaving, "one goes as soon as it is done"
+    assert core.demanded == 3
+    effects = Effects()
+    late = make_worker("late")
+    core.on_granted(late, 1.1, effects)
+    assert late.leaving
+    assert not late.in_flight
+    core.check_invariants()
+    core.on_time(1.1 + MEMORY_CAUTION_S, Effects())
+    assert core.demanded == 4, "after a while it is tried again"
+
+
+def test_more_than_its_own_limit_is_final() -> None:
+    core = PoolCore(1)
+    core.on_submitted([make_task("a", retries=3)], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    effects = Effects()
+    core.on_ended("l1", WorkerExit(1, -9, shortage="task"), 1.0, effects)
+    core.on_time(1.0 + LAST_WORDS_S, effects)
+    assert [(task.future, failure.kind) for task, failure in effects.failed] == [("a", FailureKind.OUT_OF_MEMORY)]
 
 
 def flowing_core() -> tuple[PoolCore, list[Worker]]:
@@ -615,7 +651,8 @@ class PoolModel(RuleBasedStateMachine):
     def die(self, pick: Any) -> None:
         worker = self.alive.pop(pick.choice(sorted(self.alive)))
         effects = Effects()
-        self.core.on_ended(worker.lease, WorkerExit(1, -9), self.now, effects)
+        shortage = pick.choice(["", "", "node"])
+        self.core.on_ended(worker.lease, WorkerExit(1, -9, shortage=shortage), self.now, effects)
         self.perform(effects)
 
     @precondition(lambda self: self.tasks)

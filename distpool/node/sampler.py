@@ -1,0 +1,153 @@
+"""How much memory there is, and who uses it: the eyes of ``memory_core``.
+
+One look reads one file per kind of memory and one per worker, some 20 µs each; only when memory is getting short the
+processes of the machine are gone through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from distpool.node.machine import control_groups
+from distpool.node.memory_core import Kind, MemoryPolicy, Sample, in_words
+
+_ROOT = Path("/")
+_CONSUMERS = 5
+try:
+    _PAGE = os.sysconf("SC_PAGE_SIZE")
+except (OSError, ValueError):
+    _PAGE = 4096
+
+
+class Sampler:
+    """See the module's description.  What cannot be read (another system than Linux) is left out.
+
+    :param root: where the file systems ``proc`` and ``sys`` are; differs in tests.
+    """
+
+    def __init__(self, policy: MemoryPolicy, root: Path = _ROOT) -> None:
+        self._policy = policy
+        self._root = root
+        self._groups = _limited_groups(root)
+        self._kills = self._kernel_kills()
+
+    def look(self, workers: Mapping[str, int], consumers: bool) -> Sample:
+        """Now.
+
+        :param workers: process ids by name.
+        :param consumers: whether to name the largest processes.
+        """
+        sizes = {name: private_bytes(pid, self._root) for name, pid in workers.items()}
+        kinds = [*self._machine(), *(kind for group in self._groups for kind in group.look())]
+        if self._policy.limit_bytes:
+            left = self._policy.limit_bytes - sum(sizes.values())
+            kinds.append(Kind("the node's memory limit", self._policy.limit_bytes, left))
+        by_pid = {pid: name for name, pid in workers.items()}
+        largest = _largest(by_pid, self._root) if consumers else ()
+        return Sample(tuple(kinds), sizes, self._stalled(), largest)
+
+    def kernel_killed(self) -> bool:
+        """Whether the kernel's out-of-memory killer has been at work since this was last asked."""
+        before, self._kills = self._kills, self._kernel_kills()
+        return self._kills > before
+
+    def _machine(self) -> list[Kind]:
+        facts = _table(self._root / "proc/meminfo")
+        size, left = facts.get("MemTotal:", 0) * 1024, facts.get("MemAvailable:", -1) * 1024
+        return [Kind("the machine", size, left)] if size and left >= 0 else []
+
+    def _stalled(self) -> float:
+        try:
+            lines = (self._root / "proc/pressure/memory").read_text().splitlines()
+            return next(float(line.split()[1].partition("=")[2]) / 100 for line in lines if line.startswith("full"))
+        except (OSError, ValueError, StopIteration, IndexError):
+            return 0.0
+
+    def _kernel_kills(self) -> int:
+        kills = _table(self._root / "proc/vmstat").get("oom_kill", 0)
+        return kills + sum(group.kernel_kills() for group in self._groups)
+
+
+class _Group:
+    """A control group that has a limit; the two versions name things differently."""
+
+    def __init__(self, folder: Path, size_bytes: int, files: tuple[str, str, str]) -> None:
+        self._folder = folder
+        self._size_bytes = size_bytes
+        self._used_file, self._cache_field, self._events_file = files
+
+    def look(self) -> list[Kind]:
+        with contextlib.suppress(OSError, ValueError):
+            used = int((self._folder / self._used_file).read_text())
+            # File pages that nobody uses at the moment go when memory is wanted.
+            used -= _table(self._folder / "memory.stat").get(self._cache_field, 0)
+            return [Kind(f"the control group {self._folder.name}", self._size_bytes, self._size_bytes - used)]
+        return []
+
+    def kernel_kills(self) -> int:
+        return _table(self._folder / self._events_file).get("oom_kill", 0)
+
+
+def _limited_groups(root: Path) -> list[_Group]:
+    machine = _table(root / "proc/meminfo").get("MemTotal:", 0) * 1024 or 1 << 62
+    found = []
+    for version, limit_file, files in (
+        ("", "memory.max", ("memory.current", "inactive_file", "memory.events")),
+        ("memory", "memory.limit_in_bytes", ("memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")),
+    ):
+        for folder in control_groups(root, version):
+            with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+                size_bytes = int((folder / limit_file).read_text())
+                if size_bytes < machine:
+                    found.append(_Group(folder, size_bytes, files))
+    return found
+
+
+def private_bytes(pid: int, root: Path = _ROOT) -> int:
+    """Memory that would come back if the process ended: neither files nor shared memory; 0 when it is gone."""
+    try:
+        _, resident, shared = (root / f"proc/{pid}/statm").read_text().split()[:3]
+        return (int(resident) - int(shared)) * _PAGE
+    except (OSError, ValueError):
+        return 0
+
+
+def _largest(workers: Mapping[int, str], root: Path) -> tuple[str, ...]:
+    sizes = []
+    for name in _processes(root):
+        size_bytes = private_bytes(int(name), root)
+        if size_bytes:
+            sizes.append((size_bytes, int(name)))
+    return tuple(
+        f"{_name_of(pid, root)} (process {pid}{', a worker' if pid in workers else ''}) {in_words(size_bytes)}"
+        for size_bytes, pid in sorted(sizes, reverse=True)[:_CONSUMERS]
+    )
+
+
+def _processes(root: Path) -> Iterable[str]:
+    try:
+        return [name for name in os.listdir(root / "proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _name_of(pid: int, root: Path) -> str:
+    try:
+        return (root / f"proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "a process that has ended"
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of names and numbers; empty when it is not there."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, rest = line.partition(" ")
+            number = rest.split(None, 1)[0] if rest.strip() else ""
+            if number.isdigit():
+                found[name] = int(number)
+    return found

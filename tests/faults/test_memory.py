@@ -1,0 +1,137 @@
+"""Memory that runs short on a real node whose share of it is made small by a setting."""
+
+from __future__ import annotations
+
+import os
+import resource
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+import distpool
+from distpool import DistExecutor, OutOfMemoryError
+
+MB = 1 << 20
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is watched on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def _small_node(monkeypatch: pytest.MonkeyPatch):
+    distpool.shutdown()
+    monkeypatch.setenv("DISTPOOL_MEMORY_LIMIT_BYTES", str(500 * MB))
+    yield
+    distpool.shutdown()
+
+
+def fill(size: int, folder: str = "", gate: str = "") -> int:
+    """Use so much memory; note that it was tried; with a gate, keep it until that is there."""
+    if folder:
+        (Path(folder) / str(os.getpid())).touch()
+    block = b"x" * size
+    while gate and not os.path.exists(gate):
+        os.sched_yield()
+    return len(block)
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def test_what_does_not_fit_fails_by_itself(tmp_path: Path) -> None:
+    with DistExecutor(2) as executor:
+        with distpool.options(max_retries=1):
+            future = executor.submit(fill, 900 * MB, str(tmp_path), f"{tmp_path}/never")
+        assert [f.result(60) for f in [executor.submit(double, i) for i in range(20)]] == [2 * i for i in range(20)]
+        error = future.exception(60)
+        assert isinstance(error, OutOfMemoryError)
+        assert isinstance(error, MemoryError)
+        assert isinstance(error, BrokenExecutor)
+        for part in (".fill (attempt ", "each of 2 attempts", "of the 500 MiB of the node's memory limit",
+                     "the largest processes: ", ", a worker) ", "peak memory", "What to do: "):  # fmt: skip
+            assert part in str(error)
+        assert len(list(tmp_path.iterdir())) == 2
+        assert executor.submit(double, 4).result(60) == 8
+
+
+def test_what_does_not_fit_at_once_is_done_with_fewer_workers() -> None:
+    with DistExecutor(4) as executor:
+        assert list(executor.map(fill, [150 * MB] * 12)) == [150 * MB] * 12
+
+
+def test_who_may_run_again_gives_way(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with DistExecutor(2) as executor:
+        with distpool.options(max_retries=0):
+            (tmp_path / "once").mkdir()
+            once = executor.submit(fill, 200 * MB, f"{tmp_path}/once", str(gate))
+        while not list((tmp_path / "once").iterdir()):
+            os.sched_yield()
+        (tmp_path / "again").mkdir()
+        again = executor.submit(fill, 350 * MB, f"{tmp_path}/again", str(gate))
+        first = int(_first_file(tmp_path / "again"))
+        while os.path.exists(f"/proc/{first}"):
+            os.sched_yield()
+        gate.touch()
+        assert once.result(60) == 200 * MB
+        assert again.result(60) == 350 * MB
+
+
+def _first_file(folder: Path) -> str:
+    while not (names := os.listdir(folder)):
+        os.sched_yield()
+    return names[0]
+
+
+def test_a_strict_pool_breaks_and_says_why(tmp_path: Path) -> None:
+    with distpool.futures.ProcessPoolExecutor(1) as executor:
+        error = executor.submit(fill, 900 * MB, "", f"{tmp_path}/never").exception(60)
+    assert isinstance(error, BrokenProcessPool)
+    assert "memory ran short" in str(error)
+
+
+def test_a_tasks_own_limit(tmp_path: Path) -> None:
+    with DistExecutor(2) as executor:
+        with distpool.options(memory_bytes=150 * MB):
+            future = executor.submit(fill, 250 * MB, str(tmp_path), f"{tmp_path}/never")
+            within = executor.submit(fill, 50 * MB)
+        assert within.result(60) == 50 * MB
+        error = future.exception(60)
+        assert isinstance(error, OutOfMemoryError)
+        assert "of the 150 MiB that memory_bytes allows" in str(error)
+        assert len(list(tmp_path.iterdir())) == 1, "it would use as much again"
+        with distpool.options(memory_bytes=400 * MB):
+            assert executor.submit(fill, 250 * MB).result(60) == 250 * MB
+
+
+def test_an_idle_pool_costs_nothing() -> None:
+    """Looks at memory are few while nothing happens, also where little is left."""
+    with DistExecutor(2) as executor:
+        assert executor.submit(fill, 350 * MB).result(60)
+        from distpool.driver import session
+
+        current = session.existing_session()
+        assert current is not None
+        assert current.node is not None
+        before = _cpu_s(current.node.pid)
+        executor.submit(_wait, 2.0).result(60)
+        assert _cpu_s(current.node.pid) - before <= 0.03
+
+
+def _wait(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_limit_of_address_space_is_left_alone() -> None:
+    with DistExecutor(1) as executor, distpool.options(memory_bytes=200 * MB):
+        assert executor.submit(resource.getrlimit, resource.RLIMIT_AS).result(60) == resource.getrlimit(
+            resource.RLIMIT_AS
+        )
