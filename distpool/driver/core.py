@@ -310,7 +310,7 @@ class PoolCore:
             self._dealer.release(self._dealer.groups[worker.shape], worker, effects)
 
     def on_lease_wanted(self, lease: str, now: float, effects: Effects) -> None:
-        """The worker's node is to leave: give it back when the task that it runs has ended."""
+        """The worker has grown too large, or its node leaves: give it back when the task that it runs has ended."""
         worker = self.workers.get(lease)
         if worker is not None:
             self._dealer.release(self._dealer.groups[worker.shape], worker, effects)

@@ -45,6 +45,7 @@ class CapturedSetup:
         self._environment = {**_environment(), **(spec.environment or {})}
         self._working_directory = _working_directory()
         self._elsewhere: dict[str, Any] = elsewhere(self._environment, spec) if remote else {}
+        self._growth_bytes = _growth_bytes(os.environ.get("DISTPOOL_WORKER_GROWTH_BYTES", ""))
         self._sys_path = [path for path in sys.path if isinstance(path, str)]
         self._argv = [argument for argument in getattr(sys, "argv", []) if isinstance(argument, str)]
         self._main_name = str(getattr(spec_of_main, "name", None) or "")
@@ -81,6 +82,7 @@ class CapturedSetup:
             max_tasks=spec.max_tasks_per_child or 0,
             **self._elsewhere,
             seat=grant.seat,
+            growth_bytes=self._growth_bytes,
             retriable=spec.max_retries > 0 and not spec.strict,
         )
 
@@ -116,6 +118,20 @@ def replay_log_records(records: Sequence[bytes], label: str = "") -> None:
         logger = logging.getLogger(record.name)
         # Levels were applied where the record was made.
         logger.handle(record)
+
+
+def _growth_bytes(text: str) -> int:
+    """By how much a worker may grow from task to task; 0: without limit.
+
+    :raises ValueError: when it is no number of bytes.
+    """
+    try:
+        size = float(text or 0)
+        if 0 <= size < 1 << 62:
+            return int(size)
+    except ValueError:
+        pass
+    raise ValueError(f"DISTPOOL_WORKER_GROWTH_BYTES must be a number of bytes, not {text!r}")
 
 
 def _environment() -> dict[str, str]:

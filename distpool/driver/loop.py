@@ -42,6 +42,7 @@ _TASK_MESSAGES = (
     worker_to_driver.Retracted,
     worker_to_driver.SetupDone,
     worker_to_driver.SetupFailed,
+    worker_to_driver.WorkerGrown,
 )
 _WRITTEN = (worker_to_driver.Output, worker_to_driver.LogRecords, worker_to_driver.Notice)
 _monotonic = time.monotonic

@@ -382,6 +382,8 @@ class WorkerPool:
             core.on_results(lease, message.results, message.busy_s, now, effects)
         elif isinstance(message, worker_to_driver.Retracted):
             core.on_retracted(lease, message.attempts, now, effects)
+        elif isinstance(message, worker_to_driver.WorkerGrown):
+            core.on_lease_wanted(lease, now, effects)
         elif isinstance(message, worker_to_driver.SetupDone):
             core.on_set_up(lease, now, effects)
         elif isinstance(message, worker_to_driver.SetupFailed):

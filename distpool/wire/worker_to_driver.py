@@ -56,6 +56,10 @@ class Retracted(_Message, frozen=True):
     attempts: list[int]
 
 
+class WorkerGrown(_Message, frozen=True):
+    """The worker has come to keep more memory than ``Setup.growth_bytes``: replace it when its task has ended."""
+
+
 class FetchDefinitions(_Message, frozen=True):
     """The worker needs these names of a module of the driver's program (``__main__``, or a module of the user's
     project: then ``known`` maps the names of its data to digests of the values that importing it here gave, and only
@@ -107,6 +111,7 @@ Message = (
     | FetchDefinitions
     | FetchModule
     | Unpinned
+    | WorkerGrown
     | Output
     | LogRecords
     | Notice

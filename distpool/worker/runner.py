@@ -29,8 +29,10 @@ from distpool.wire.worker_to_driver import (
     SetupDone,
     SetupFailed,
     TasksDone,
+    WorkerGrown,
 )
 from distpool.worker import context, failure, setup
+from distpool.worker.growth import Growth
 from distpool.worker.imports import Imports
 from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
@@ -78,6 +80,7 @@ class Runner:
         #: The attempt that may not run again, if the pool's others may; whether they may.
         self._once = 0
         self._retriable = True
+        self._growth: Growth | None = None
         self._leaving = False
         self._forked = False
         self.imports = Imports(mailbox)
@@ -327,6 +330,8 @@ class Runner:
             self._loader = loader.install(mailbox, message, self._store, elsewhere=setup.is_elsewhere(message))
             setup.adopt_state(message, self._forwarder)
             run_initializer(message, self._store)
+            if message.growth_bytes:
+                self._growth = Growth(message.growth_bytes)
         except BaseException as error:
             if self._forked:
                 self._end_forked_child(error)
@@ -352,6 +357,8 @@ class Runner:
         if self._forwarder.pending:
             self._forwarder.flush()
         self._send_results()
+        if self._growth is not None and self._growth.exceeded():
+            self._mailbox.tell_driver(WorkerGrown())
 
     def flush_early(self) -> None:
         """Send finished results and finished lines, while a task runs (watch thread)."""

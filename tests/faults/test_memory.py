@@ -105,6 +105,31 @@ def test_a_tasks_own_limit(tmp_path: Path) -> None:
             assert executor.submit(fill, 250 * MB).result(60) == 250 * MB
 
 
+KEPT: list[bytes] = []
+
+
+def leak(size: int) -> int:
+    KEPT.append(b"x" * size)
+    return os.getpid()
+
+
+def test_a_worker_that_keeps_memory_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTPOOL_WORKER_GROWTH_BYTES", str(60 * MB))
+    with DistExecutor(1) as executor:
+        pids = [executor.submit(leak, 25 * MB).result(60) for _ in range(12)]
+        runs = [pids.count(pid) for pid in dict.fromkeys(pids)]
+        assert len(runs) >= 2, "it was replaced"
+        assert runs[0] >= 2, "but not before it had grown"
+        kept = executor.submit(os.getpid).result(60)
+        assert [executor.submit(fill, 100 * MB).result(60) and executor.submit(os.getpid).result(60) for _ in "12"] == [
+            kept,
+            kept,
+        ], "memory that a task gives back is its own affair"
+    monkeypatch.setenv("DISTPOOL_WORKER_GROWTH_BYTES", "much")
+    with DistExecutor(1) as executor, pytest.raises(ValueError, match="DISTPOOL_WORKER_GROWTH_BYTES"):
+        executor.submit(double, 1)
+
+
 def test_an_idle_pool_costs_nothing() -> None:
     """Looks at memory are few while nothing happens, also where little is left."""
     with DistExecutor(2) as executor:

@@ -1,0 +1,170 @@
+"""Tasks that are to end and do not want to: time limits and ``future.kill()`` against every kind of deafness."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import distpool
+from distpool import DistExecutor, TaskKilledError, TaskTimeoutError
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def sleep_in_python(note: str) -> None:
+    Path(note).write_text(str(os.getpid()))
+    time.sleep(1e6)
+
+
+def loop_in_python(note: str) -> None:
+    Path(note).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+def loop_in_c_with_the_interpreter(note: str) -> None:
+    """C code that neither looks for signals nor lets other threads run."""
+    Path(note).write_text(str(os.getpid()))
+    ctypes.pythonapi.usleep.argtypes = [ctypes.c_uint]
+    while True:
+        ctypes.pythonapi.usleep(1_000_000)
+
+
+def one_call_of_c(note: str) -> None:
+    """One call that takes for ever and never comes back to Python."""
+    Path(note).write_text(str(os.getpid()))
+    pow(3, 3**30, 10**400_000 + 1)
+
+
+def block_signals(note: str) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    Path(note).write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
+
+
+def ignore_signals(note: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(note).write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
+
+
+def catch_everything(note: str) -> None:
+    Path(note).write_text(str(os.getpid()))
+    while True:
+        try:
+            while True:
+                time.sleep(0.01)
+        except BaseException:
+            pass
+
+
+def wait_for_a_thread(note: str) -> None:
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    Path(note).write_text(str(os.getpid()))
+    thread.join()
+
+
+DEAF = [
+    loop_in_python,
+    loop_in_c_with_the_interpreter,
+    one_call_of_c,
+    block_signals,
+    ignore_signals,
+    catch_everything,
+    wait_for_a_thread,
+]
+
+
+def _pid(note: Path) -> int:
+    while not (note.exists() and note.read_text()):
+        os.sched_yield()
+    return int(note.read_text())
+
+
+def _ids(functions: list[Callable[[str], None]]) -> list[str]:
+    return [function.__name__ for function in functions]
+
+
+@pytest.mark.parametrize("function", [sleep_in_python, *DEAF], ids=_ids([sleep_in_python, *DEAF]))
+@pytest.mark.parametrize("how", ["timeout_s", "kill"])
+def test_it_ends_whatever_it_does(tmp_path: Path, function: Callable[[str], None], how: str) -> None:
+    note = tmp_path / "pid"
+    with DistExecutor(2) as executor:
+        options = {"timeout_s": 0.3} if how == "timeout_s" else {}
+        with distpool.options(**options):
+            future = executor.submit(function, str(note))
+        neighbours = [executor.submit(double, number) for number in range(30)]
+        if how == "kill":
+            pid = _pid(note)
+            assert future.kill()
+            assert isinstance(_raised(future), TaskKilledError)
+        else:
+            error = _raised(future)
+            assert isinstance(error, TaskTimeoutError)
+            assert isinstance(error, TimeoutError)
+            # Under load the time may have passed before it had come so far.
+            pid = int(note.read_text()) if note.exists() and note.read_text() else 0
+        assert [neighbour.result(60) for neighbour in neighbours] == [2 * number for number in range(30)]
+        # Both workers can be had again: the one is idle, or another has taken its place.
+        gate = tmp_path / "gate"
+        both = [executor.submit(_meet, str(gate), str(number)) for number in range(2)]
+        assert len({future.result(60) for future in both}) == 2
+        if pid and function in (one_call_of_c, block_signals, ignore_signals):
+            while os.path.exists(f"/proc/{pid}"):
+                time.sleep(0.01)
+
+
+def _raised(future) -> BaseException | None:
+    try:
+        return future.exception(60)
+    except BaseException as error:  # CancelledError is no Exception everywhere
+        return error
+
+
+def _meet(gate: str, name: str) -> int:
+    """Return when two are here at once."""
+    Path(f"{gate}.{name}").touch()
+    while not (os.path.exists(f"{gate}.0") and os.path.exists(f"{gate}.1")):
+        time.sleep(0.001)
+    return os.getpid()
+
+
+def test_a_time_limit_is_not_charged_to_who_waits(tmp_path: Path) -> None:
+    """The time of a task runs from when it was sent to a worker that had nothing else to do."""
+    with DistExecutor(1) as executor, distpool.options(timeout_s=5.0):
+        futures = [executor.submit(time.sleep, 0.05) for _ in range(20)]
+        with distpool.options(timeout_s=0.2):
+            slow = executor.submit(sleep_in_python, str(tmp_path / "pid"))
+        assert isinstance(_raised(slow), TaskTimeoutError)
+        assert all(future.result(60) is None for future in futures)
+
+
+def test_no_clock_that_jumps_is_used() -> None:
+    """Deadlines come from a clock that only goes forward; the time of day appears where it is for people, or on disk."""
+    root = Path(distpool.__file__).parent
+    allowed = {"cli", "provision", "code", "notebook"}
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for path in sorted(root.rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if ("time.time()" in line or "datetime.now" in line) and path.relative_to(root).parts[0] not in allowed
+    ]
+    assert not found, found
+
+
+if sys.platform != "linux":
+    pytestmark = pytest.mark.skip("looks at processes in /proc")
