@@ -198,8 +198,9 @@ class StoreCore:
         self.allowed_bytes = 0
         self.orphaned_bytes = 0
         self.phase = Phase.CALM
+        #: Of reclaiming; a report of an earlier one is out of date.
+        self.round = 0
         self._wishes: deque[_Wish] = deque()
-        self._round = 0
         self._missing_reports: set[str] = set()
         #: Segments on their way to disk, and whose they are.
         self._spilling: dict[str, str] = {}
@@ -275,7 +276,7 @@ class StoreCore:
 
     def _on_reported(self, event: ClientReported) -> None:
         client = self.clients.get(event.client)
-        if client is not None and event.round == self._round:
+        if client is not None and event.round == self.round:
             client.segments = event.segments
             client.viewed = event.viewed
             self._missing_reports.discard(event.client)
@@ -324,14 +325,14 @@ class StoreCore:
         effects.append(Grant(wish.client, wish.request, size_bytes))
 
     def _reclaim(self, now: float, effects: list[Effect]) -> None:
-        self._round += 1
+        self.round += 1
         self._enter(Phase.RECLAIMING)
         self._phase_until = now + REPORT_WITHIN_S
         self._missing_reports = set(self.clients)
         for client in self.clients.values():
             client.segments, client.viewed = (), frozenset()
         effects.append(MeasureOrphans())
-        effects += [AskToReclaim(client, self._round) for client in self.clients]
+        effects += [AskToReclaim(client, self.round) for client in self.clients]
 
     def _spill(self, now: float, effects: list[Effect]) -> None:
         # Some more than is needed at the moment: the next objects are under way.

@@ -116,6 +116,9 @@ class _Loop(Loop):
     def is_current(self) -> bool:
         return True
 
+    def lead(self, is_done: Any, deadline: float | None) -> bool:
+        return False  # the caller then waits in the session's way
+
     def note_deadline(self, deadline: float | None) -> None:
         self.timer.update()
 
@@ -194,7 +197,7 @@ class _Session(Session):
         self._driver.cluster.check_exclusive(self._driver, grant)
         super().lease_began(pool, grant)
 
-    def wait_for_future(self, future: DistFuture[Any], timeout_s: float | None) -> None:
+    def wait_for_future(self, future: DistFuture[Any], deadline: float | None) -> None:
         driver = self._driver
         driver.cluster.wait_until(lambda: future.done() or not driver.alive)
         if not future.done():

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from distpool.driver import dependencies
 from distpool.driver.core import PoolCore
 from distpool.driver.dealing import Dealer
@@ -312,6 +314,10 @@ def _memory_not_returned(real: Any) -> Any:
     return on_left
 
 
+def _views_not_noted(real: Any) -> Any:
+    return lambda self, event: real(self, msgspec.structs.replace(event, viewed=frozenset()))
+
+
 def _holder_outlives_death(real: Any) -> Any:
     return lambda self, holder: []
 
@@ -357,6 +363,7 @@ MUTANTS = [
     Mutant("workers may take their time to end", (AgentCore, "_stop", _no_kill)),
     Mutant("an agent's hello leaves out its workers", (AgentCore, "_say_hello", _hello_without_leases)),
     Mutant("a dead client keeps its memory", (StoreCore, "_on_left", _memory_not_returned)),
+    Mutant("what somebody looks at goes to disk", (StoreCore, "_on_reported", _views_not_noted)),
     Mutant("a pin is forgotten", (Lifetimes, "pin", _nothing)),
     Mutant("an unpin is forgotten", (Ownership, "unpin", _nothing)),
     Mutant("the pins of the dead stay", (Lifetimes, "drop_holder", _holder_outlives_death)),

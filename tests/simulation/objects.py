@@ -144,6 +144,10 @@ class SimulatedStore:
 
     # -- lives --------------------------------------------------------------------------------------------------
 
+    def viewed(self) -> frozenset[str]:
+        """What something in this process looks at."""
+        return frozenset(self._views)
+
     def view(self, object_id: str) -> None:
         self._views[object_id] = self._views.get(object_id, 0) + 1
 
@@ -225,9 +229,16 @@ class NodeStore:
         self._used: dict[str, int] = {}
         self._waiting: dict[tuple[str, int], tuple[int, Callable[[bool], None]]] = {}
         self._requests = 0
+        #: By client: its views, and those that it has reported in the books' present round.
+        self._views: dict[str, Callable[[], frozenset[str]]] = {}
+        self._reported: dict[str, frozenset[str]] = {}
 
     def set_timer(self, update: Callable[[], None]) -> None:
         self._update = update
+
+    def watch(self, client: str, viewed: Callable[[], frozenset[str]]) -> None:
+        """A client that may come to look at something."""
+        self._views[client] = viewed
 
     def want(self, client: str, size_bytes: int, then: Callable[[bool], None]) -> None:
         """Memory for an object; ``then`` gets whether it is to be on disk instead."""
@@ -254,6 +265,8 @@ class NodeStore:
             self._used[client] -= size_bytes
 
     def left(self, client: str) -> None:
+        self._views.pop(client, None)
+        self._reported.pop(client, None)
         if self._allowed.pop(client, None) is None:
             return
         del self._used[client]
@@ -269,8 +282,13 @@ class NodeStore:
             for effect in self.core.handle(todo.pop(), self._clock.now):
                 if isinstance(effect, store_core.MeasureOrphans):
                     todo.append(store_core.OrphansMeasured(self._orphans()))
-                else:
-                    self._clock.after(1e-4, functools.partial(self._at_client, effect))
+                    continue
+                if isinstance(effect, store_core.AskToReclaim):
+                    self._reported.clear()
+                elif isinstance(effect, store_core.SpillSegments):
+                    pinned = frozenset().union(*self._reported.values())
+                    assert pinned.isdisjoint(effect.segments), f"{effect} although {pinned} are viewed"
+                self._clock.after(1e-4, functools.partial(self._at_client, effect))
         self.core.check_invariants()
         self._update()
 
@@ -279,6 +297,9 @@ class NodeStore:
         assert not self._waiting, f"node {self._node}: {self._waiting} wait for memory"
         assert self.core.allowed_bytes == sum(self._allowed.values())
         for client, used in self._used.items():
+            own = [found for found in self._objects.live.values() if maker_of(found.object_id) == client]
+            present = sum(found.size_bytes for found in own if not found.on_disk)
+            assert used == present, f"{client} accounts for {used} bytes; its objects have {present}"
             assert 0 <= used <= self._allowed[client], f"{client} uses {used} of {self._allowed[client]}"
 
     def _orphans(self) -> int:
@@ -310,7 +331,10 @@ class NodeStore:
             if spare:
                 self._allowed[client] -= spare
                 self.handle(store_core.MemoryCameBack(client, spare))
-            self.handle(store_core.ClientReported(client, effect.round, segments, frozenset()))
+            viewed = self._views[client]()
+            if effect.round == self.core.round:
+                self._reported[client] = viewed
+            self.handle(store_core.ClientReported(client, effect.round, segments, viewed))
         else:
             for segment in effect.segments:
                 self._spill(client, segment)

@@ -129,6 +129,7 @@ class SimulatedWorker:
         self._store = SimulatedStore(self._cluster.objects, self.peer, self._node.name, program.name)
         self._store.entitled = lambda: self._cluster.holds(self._driver, self._lease)
         store = self._node.store
+        store.watch(self.peer, self._store.viewed)
         self._store.on_freed = lambda found: store.freed(self.peer, found)
         self._store.on_unpinned = lambda object_ids: self._tell(worker_to_driver.Unpinned(object_ids))
         self._tell(worker_to_driver.SetupDone())

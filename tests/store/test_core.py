@@ -221,7 +221,7 @@ class Books(RuleBasedStateMachine):
             facts = tuple(
                 Segment(s, size, float(i)) for i, (s, size) in enumerate(self.segments[effect.client].items())
             )
-            if effect.round == self.books._round:
+            if effect.round == self.books.round:
                 self.reported_views[effect.client] = set(self.viewed[effect.client])
             self.say(ClientReported(effect.client, effect.round, facts, frozenset(self.viewed[effect.client])))
         else:
