@@ -6,6 +6,7 @@ import itertools
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import zmq
@@ -14,7 +15,7 @@ from distpool.errors import ConnectError
 from distpool.node.statefolder import find_token
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
-from distpool.wire.links import Patience
+from distpool.wire.links import LinkUp, Patience
 
 SCHEDULER = b"s"
 #: How long a scheduler may take to answer.
@@ -24,26 +25,40 @@ T = TypeVar("T")
 
 
 def wait_for_answer(
-    channel: Channel, kind: type[T], address: str, timeout_s: float = CONNECT_TIMEOUT_S
+    channel: Channel,
+    kind: type[T],
+    address: str,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    ask_again: Callable[[], None] | None = None,
+    is_answer: Callable[[T], bool] = lambda message: True,
 ) -> tuple[T, list[Any]]:
     """The scheduler's message of this kind, and those that came before it.
 
+    :param ask_again: the scheduler is known to exist and is waited for, whatever says that it cannot be reached now;
+        this is called when it can be after all, since what was sent before may be lost.
+    :param is_answer: whether a message of the kind is the one that is waited for.
     :raises ConnectError: when the scheduler refuses, or none answers.
     """
     began = time.monotonic()
     patience = Patience(timeout_s)
     others: list[Any] = []
-    while (left_s := began + patience.lasts_s - time.monotonic()) > 0:
+    failed = False
+    while (left_s := began + (timeout_s if ask_again else patience.lasts_s) - time.monotonic()) > 0:
         for _, frames in channel.receive(left_s):
             message = codec.decode_from_scheduler_at_driver(frames[0])
-            if isinstance(message, kind):
+            if isinstance(message, kind) and is_answer(message):
                 return message, others
             if isinstance(message, scheduler_to_driver.Refused):
                 raise ConnectError(f"the cluster at {address} refused this program: {message.reason}")
             others.append(message)
         while channel.link_events:
-            patience.note(channel.link_events.popleft())
-    raise ConnectError(f"no answer from the cluster at {address} within {patience.lasts_s:g} s: {patience.reason}")
+            event = channel.link_events.popleft()
+            patience.note(event)
+            if ask_again is not None and failed and isinstance(event, LinkUp):
+                ask_again()
+            failed = not isinstance(event, LinkUp)
+    lasted_s = timeout_s if ask_again else patience.lasts_s
+    raise ConnectError(f"no answer from the cluster at {address} within {lasted_s:g} s: {patience.reason}")
 
 
 def ask_status(address: str, timeout_s: float = CONNECT_TIMEOUT_S) -> scheduler_to_driver.ClusterStatus:

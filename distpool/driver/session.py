@@ -211,7 +211,14 @@ class Session:
         address = endpoint.removeprefix("tcp://")
         dial(channel, address)
         self._say_hello()
-        self.welcome, _ = wait_for_answer(channel, scheduler_to_driver.SchedulerWelcome, address)
+        kind = scheduler_to_driver.SchedulerWelcome
+        if self.worker is None:
+            self.welcome, _ = wait_for_answer(channel, kind, address)
+        else:
+            # It is the scheduler that this worker came from: if it is away now, it will be back.
+            self.welcome, _ = wait_for_answer(
+                channel, kind, address, SCHEDULER_LOST_S, self._say_hello, lambda found: found.number == self._hellos
+            )
 
     def _on_link_news(self) -> None:
         self.channel.wake()
