@@ -214,11 +214,14 @@ class Session:
         kind = scheduler_to_driver.SchedulerWelcome
         if self.worker is None:
             self.welcome, _ = wait_for_answer(channel, kind, address)
-        else:
-            # It is the scheduler that this worker came from: if it is away now, it will be back.
-            self.welcome, _ = wait_for_answer(
-                channel, kind, address, SCHEDULER_LOST_S, self._say_hello, lambda found: found.number == self._hellos
-            )
+            return
+
+        def is_last(welcome: scheduler_to_driver.SchedulerWelcome) -> bool:
+            return welcome.number == self._hellos
+
+        # It is the scheduler that this worker came from: if it is away now, it will be back.
+        welcome, _ = wait_for_answer(channel, kind, address, SCHEDULER_LOST_S, self._say_hello, is_last)
+        self.welcome = welcome
 
     def _on_link_news(self) -> None:
         self.channel.wake()

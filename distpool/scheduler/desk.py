@@ -22,6 +22,8 @@ UNKNOWN_EXIT_CODE = -9
 _START_RETRY_S, _START_RETRY_MAX_S = 0.1, 5.0
 #: What only a lost node could serve waits so long for it to come back.
 _RETURN_S = 60.0
+#: Stands for the nodes of an earlier scheduler, which nobody has named yet.
+_ALL_NODES = ""
 #: How long what is left of a gang may take to end.
 _GANG_GRACE_S = 1.0
 _UNHEARD = "it ended while its driver was out of reach"
@@ -49,6 +51,7 @@ class Desk:
         self.now = 0.0
         self.effects: list[Effect] = []
         self._last_lease = 0
+        self._has_predecessor = False
 
     def arm(self, kind: str, name: str, heard_at: float) -> None:
         if (kind, name) not in self.armed:
@@ -148,8 +151,17 @@ class Desk:
         self.book.placement.set_offers(node, ())
         self.refuse_infeasible()
 
+    def note_predecessor(self) -> None:
+        """Somebody has dealt with a scheduler before this one: its nodes are about to say hello."""
+        if not self._has_predecessor:
+            self._has_predecessor = True
+            self.expected_until[_ALL_NODES] = self.now + _RETURN_S
+            heapq.heappush(self.timers, (self.now + _RETURN_S, "return", _ALL_NODES))
+
     def refuse_infeasible(self, only: Iterable[Demand] | None = None) -> None:
-        """Answer demands that can never be met."""
+        """Answer demands that can never be met, as far as all nodes are known."""
+        if _ALL_NODES in self.expected_until:
+            return
         for demand in list(self.book.unmet if only is None else only):
             pool, shape, driver = demand.member.pool, demand.shape, demand.member.driver
             reason = self.book.infeasible(pool, shape) if demand.wanted else ""

@@ -61,6 +61,8 @@ class DriverSide:
             return
         driver = self._desk.book.drivers.get(name)
         if driver is None:
+            if hello.number > 1 or hello.leases or (hello.parent_lease and parent is None):
+                self._desk.note_predecessor()
             driver = self._desk.book.add_driver(name, parent)
         elif parent is not None:
             self._desk.book.set_parent(driver, parent)

@@ -52,6 +52,8 @@ class NodeSide:
         book = self._desk.book
         node = book.nodes.get(name)
         if node is None:
+            if hello.leases:
+                self._desk.note_predecessor()
             node = book.add_node(name, hello)
             book.placement.set_offers(name, ())
         node.heard_at = self._desk.now

@@ -293,6 +293,22 @@ def test_a_restarted_scheduler_learns_its_leases_from_the_nodes() -> None:
     assert stopped(scheduler.node("n", 4, leases=leases[:1])) == ["old-1"]
 
 
+def test_after_a_restart_nothing_is_impossible_until_the_nodes_have_had_time_to_come() -> None:
+    scheduler = Scheduler("k2")
+    scheduler.node("head", cpus=0)
+    scheduler.driver("d", leases=["k1-1"])
+    scheduler.open()
+    wanted = scheduler.want(2)
+    scheduler.driver("new")
+    scheduler.open("q", driver="new")
+    wanted += scheduler.want(1, pool="q", driver="new", shape=Shape(64.0))
+    assert not [effect for effect in wanted if isinstance(effect.message, to_driver.DemandInfeasible)]
+    scheduler.now = 5.0
+    assert len(started(scheduler.node("other", cpus=2))) == 2
+    refused = [effect for effect in scheduler.time(61.0) if isinstance(effect.message, to_driver.DemandInfeasible)]
+    assert [effect.driver for effect in refused] == ["new"]
+
+
 def test_what_the_driver_does_not_claim_after_a_restart_ends() -> None:
     scheduler = Scheduler("new")
     scheduler.node("a", 4, leases=(live("old-1"), live("old-2")))
