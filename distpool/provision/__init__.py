@@ -12,12 +12,13 @@ from distpool.provision.registry import ENGINES
 
 if TYPE_CHECKING:
     from distpool.provision.local import Local
+    from distpool.provision.mpi import MPI
     from distpool.provision.slurm import Slurm
     from distpool.provision.ssh import SSH
 
 _HOMES = {name: module for module, name in ENGINES.values()}
 
-__all__ = ["SSH", "Local", "Slurm"]
+__all__ = ["MPI", "SSH", "Local", "Slurm"]
 
 
 def __getattr__(name: str) -> Any:

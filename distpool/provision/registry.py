@@ -16,6 +16,7 @@ from distpool.provision.address import Engine
 #: scheme → module and class
 ENGINES = {
     "local": ("distpool.provision.local", "Local"),
+    "mpi": ("distpool.provision.mpi", "MPI"),
     "ssh": ("distpool.provision.ssh", "SSH"),
     "slurm": ("distpool.provision.slurm", "Slurm"),
 }

@@ -55,15 +55,17 @@ class Supervisor:
         host = self._engine.head_host or (machine.address_towards(f"{near}:9") if near else "127.0.0.1")
         token, head, log = self._start_head(host)
         try:
-            provisioner = self._engine.provisioner(token)
+            provisioner = None
             try:
+                provisioner = self._engine.provisioner(token)
                 self._tell(HeadUp(token.line()))
                 self._look_after(token, provisioner, head)
+            except ProvisionError as error:
+                self._tell(Hopeless(str(error)))
             finally:
                 os.close(head.life)  # nodes hear of the end of their scheduler, and end
-                _release_all(provisioner)
-        except ProvisionError as error:
-            self._tell(Hopeless(str(error)))
+                if provisioner is not None:
+                    _release_all(provisioner)
         finally:
             _end(head.pid)
             if os.path.exists(log):

@@ -16,7 +16,7 @@ STOREYS = [
     {"code"},
     {"scheduler", "node", "worker"},
     {"driver", "provision"},
-    {"", "cli", "executor", "futures", "joblib", "memory", "multiprocessing", "ordered_map", "references"},
+    {"", "cli", "executor", "futures", "joblib", "memory", "mpi", "multiprocessing", "ordered_map", "references"},
 ]
 #: (importing part, imported part): why it must look upwards.  Only inside functions, so that no process loads what
 #: it never uses.

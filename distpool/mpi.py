@@ -1,0 +1,55 @@
+"""Run a program under ``mpirun`` or ``srun``: ``mpirun -n 4 python -m distpool.mpi program.py ...``.
+
+Rank 0 runs the program; the other ranks are nodes, which its calls go to.  The program needs no change, and no MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from distpool.provision import mpi
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run ``python -m distpool.mpi``.
+
+    :param words: the program and its arguments (``-m module`` and ``-c code`` as with Python); default: ``sys.argv``.
+    :returns: the exit status.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: mpirun -n N python -m distpool.mpi PROGRAM [ARGUMENT...]   (or -m MODULE, or -c CODE)")
+        return 0 if words else 2
+    rank, size = mpi.place()
+    folder = mpi.common_folder()
+    if rank:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it to all; the nodes end with the program
+        return mpi.serve(folder, rank)
+    if size == 1:
+        return _run(words, {})
+    mpi.open_folder(folder)
+    try:
+        given = {mpi.FOLDER_VARIABLE: str(folder), mpi.SIZE_VARIABLE: str(size)}
+        return _run(words, {"DISTPOOL_ADDRESS": os.environ.get("DISTPOOL_ADDRESS") or "mpi://", **given})
+    finally:
+        mpi.close_folder(folder, size)
+
+
+def _run(words: list[str], further: dict[str, str]) -> int:
+    """The program, as a process of its own that ends as it would have ended alone."""
+    process = subprocess.Popen([sys.executable, *words], env={**os.environ, **further})
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, _: process.send_signal(caught))
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            continue  # it has it as well
+        return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
