@@ -24,7 +24,7 @@ WORKER_PORTS = "47100-47115"
 #: Python and these tests.
 _SHARED = (Path(sys.prefix), ROOT)
 _NAMESPACES = ("--net", "--mount", "--uts", "--pid")
-_TOOLS = ("ip", "unshare", "nsenter", "mount")
+_TOOLS = ("ip", "tc", "unshare", "nsenter", "mount")
 
 
 def missing() -> str:
@@ -160,15 +160,49 @@ class Lan:
         """Take it up again."""
         self._ip(self.bridge, "link", "set", f"port{self.hosts.index(host) + 1}", "up")
 
+    def slow_down(self, host: Host, rate: str) -> None:
+        """Let no more than ``rate`` through (as ``tc`` writes it), in either direction."""
+        limit = ("root", "tbf", "rate", rate, "burst", "32kb", "latency", "300ms")
+        for where, device in ((host, "eth0"), (self.bridge, f"port{self.hosts.index(host) + 1}")):
+            self._run(where, "tc", "qdisc", "replace", "dev", device, *limit)
+
+    @contextlib.contextmanager
+    def bad_cable(self, host: Host, lost: float, delay_s: float) -> Iterator[None]:
+        """Delay the packets of a host in either direction, and lose a share of them."""
+        port = f"port{self.hosts.index(host) + 1}"
+        program = str(Path(__file__).with_name("lossy.py"))
+        self._ip(self.bridge, "link", "add", "plug", "type", "veth", "peer", "name", "socket")
+        self._ip(self.bridge, "link", "set", port, "nomaster")
+        self._ip(self.bridge, "link", "set", "socket", "master", "lan", "up")
+        self._ip(self.bridge, "link", "set", "plug", "up")
+        # What comes to the cable from either side.
+        for where, interface in ((host, "eth0"), (self.bridge, "socket")):
+            self._run(where, sys.executable, program, "plain", interface)
+        words = ["nsenter", "-t", str(self.bridge.pid), "--net", sys.executable, program, "between", port, "plug"]
+        cable = subprocess.Popen([*words, str(lost), str(delay_s)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert cable.stdout is not None
+            assert cable.stdout.readline() == "up\n"
+            yield
+        finally:
+            cable.kill()
+            cable.communicate()
+            self._ip(self.bridge, "link", "delete", "plug")
+            self._ip(self.bridge, "link", "set", port, "master", "lan", "up")
+
     def close(self) -> None:
         """End them all."""
         for host in [*self.hosts, self.bridge]:
             host.close()
 
+    @classmethod
+    def _ip(cls, host: Host, *words: str) -> None:
+        cls._run(host, "ip", *words)
+
     @staticmethod
-    def _ip(host: Host, *words: str) -> None:
+    def _run(host: Host, *words: str) -> None:
         # With the process ids of this test, by which other networks are named.
-        command = ["nsenter", "-t", str(host.pid), "--net", "ip", *words]
+        command = ["nsenter", "-t", str(host.pid), "--net", *words]
         done = subprocess.run(command, capture_output=True, text=True)
         assert not done.returncode, f"{command}: {done.stderr}"
 

@@ -307,38 +307,3 @@ def test_a_key_of_another_cluster_opens_nothing(lan: Lan, laptop: Host) -> None:
     assert "another key" in output
     log = lan.hosts[0].run("sh", "-c", "cat /tmp/state/distpool/logs/*")
     assert log.count("did not authenticate") == 1
-
-
-def test_a_host_that_is_cut_off_costs_its_tasks_a_second_try(lan: Lan, laptop: Host) -> None:
-    """Last: it takes a host away."""
-    program = """
-import socket, sys, time
-from distpool import DistExecutor
-
-def where(x):
-    time.sleep(0.1)
-    return socket.gethostname()
-
-if __name__ == "__main__":
-    with DistExecutor() as executor:
-        print(sorted(set(executor.map(where, range(60)))), flush=True)
-        futures = [executor.submit(where, x) for x in range(100)]
-        sys.stdin.readline()
-        print(sorted({future.result() for future in futures} | {"alpha"}))
-"""
-    laptop.write("/tmp/project/program.py", program)
-    process = laptop.popen(
-        sys.executable, "/tmp/project/program.py", env={"DISTPOOL_ADDRESS": "/tmp/cluster.token"}, stdin=-1
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert ast.literal_eval(process.stdout.readline()) == ["alpha", "beta", "gamma"]
-    lan.pull_plug(lan.hosts[2])
-    try:
-        output, errors = process.communicate("\n", timeout=100)
-        assert process.returncode == 0, errors
-        assert set(ast.literal_eval(output)) <= {"alpha", "beta", "gamma"}
-        assert "2 nodes" in lan.hosts[0].distpool("status")
-    finally:
-        laptop.end(process)
-        lan.put_plug(lan.hosts[2])
