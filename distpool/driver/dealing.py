@@ -188,7 +188,9 @@ class Dealer:
         if group is None or group.ready or not group.idle or group.flowing or group.demand < len(group.workers):
             return None
         worker = next(reversed(group.idle.values()))
-        if task.timeout_s is not None or task.call is not None or task.home not in ("", worker.node):
+        if task.timeout_s is not None or task.call is not None or task.withdrawn:
+            return None
+        if task.home not in ("", worker.node):
             return None
         if worker.leaving or worker.wanted or worker.exclusive or worker.stopping or worker.exit is not None:
             return None

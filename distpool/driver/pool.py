@@ -157,15 +157,12 @@ class WorkerPool:
             self._hold(task, packed.dependencies)
             return future
         inbox = self._inbox
-        if task.call is not None:
-            inbox.extend(task.call.tasks)
-        elif self._hungry and not inbox:
-            self._start(task)
-            return future
-        else:
+        if task.call is None:
             inbox.append(task)
+        else:
+            inbox.extend(task.call.tasks)
         if self._hungry:
-            self._react(None)
+            self._start()
         elif not len(inbox) % _GATHER:
             self._react(self._core.top_up)
             session.assist()
@@ -502,19 +499,18 @@ class WorkerPool:
             loop.note_deadline(now)
         return settled
 
-    def _start(self, task: Task) -> None:
-        """Send a task at once, the short way if a worker has nothing to do."""
+    def _start(self) -> None:
+        """See to what has gathered in the inbox: the short way if that is one task and a worker has nothing to do."""
         settled: Settled = []
+        inbox = self._inbox
         with shield:
             with self._lock:
                 now = _monotonic()
-                worker = None if self._inbox else self._core.on_single(task, now)
+                worker = self._core.on_single(inbox[0], now) if len(inbox) == 1 else None
                 if worker is not None:
-                    self._workforce.send_single(worker, task)
+                    self._workforce.send_single(worker, inbox.popleft())
                     self._hungry = self._core.hungry
-                if worker is None or (self._hungry and self._inbox):
-                    if worker is None:
-                        self._inbox.append(task)
+                if worker is None or (inbox and self._hungry):
                     settled = self.handle(None, now)
             if settled:
                 self._session.settle(settled)
@@ -647,7 +643,7 @@ class WorkerPool:
                 arguments = (task.message.objects, *(value.objects for value in values))
                 task.home = home_of(itertools.chain.from_iterable(arguments))
                 self._inbox.extend(tasks)
-        self._react(None)
+        self._start()
 
     # -- results that are computed again ------------------------------------------------------------------------
 

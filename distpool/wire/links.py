@@ -6,12 +6,12 @@ hello anew, or gives the peer up.  Whoever listens counts the callers that were 
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 
 class LinkUp(NamedTuple):
@@ -75,6 +75,8 @@ class Patience:
                 self.reason, self.lasts_s = event.reason, lasts_s
 
 
+#: The first frame of what ZeroMQ tells: event and value.
+_EVENT = struct.Struct("=Hi")
 _EVENTS = (
     zmq.EVENT_CONNECT_DELAYED
     | zmq.EVENT_CLOSED
@@ -132,10 +134,12 @@ class LinkWatch:
         monitor = self._monitor
         try:
             while True:
-                event: Any = recv_monitor_message(monitor)
-                if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+                # Not ``zmq.utils.monitor``, which loads all of asyncio into every process.
+                event_and_value, endpoint = monitor.recv_multipart()
+                event, _ = _EVENT.unpack(event_and_value)
+                if event == zmq.EVENT_MONITOR_STOPPED:
                     break
-                found = self._judge(event["event"], event["endpoint"].decode(errors="replace"))
+                found = self._judge(event, endpoint.decode(errors="replace"))
                 if found is not None:
                     self._tell(found)
         except zmq.ZMQError:

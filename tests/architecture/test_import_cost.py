@@ -19,6 +19,10 @@ HEAVY = ("asyncio", "cloudpickle", "joblib", "numpy", "pandas", "psutil", "pyarr
         # joblib itself loads asyncio and, where it is installed, numpy.
         ("distpool.joblib", {"joblib", "asyncio", "numpy", "cloudpickle", "psutil"}),
         ("distpool.cli", set()),
+        # What the first call loads, in the program and in its node.
+        ("distpool.driver.session", set()),
+        ("distpool.node.process", set()),
+        ("distpool.worker.main", set()),
     ],
 )
 def test_importing_loads_nothing_heavy(module: str, its_own: set[str]) -> None:
