@@ -211,11 +211,12 @@ class Dealer:
         group = self.groups[worker.shape]
         if worker.leaving or worker.wanted or worker.stopping or worker.exit is not None or worker.gang:
             return None
-        if group.ready or self.max_tasks or now < self.generous_until or len(worker.in_flight) != 1:
+        if group.ready or self.max_tasks or self.withheld or now < self.generous_until or len(worker.in_flight) != 1:
             return None
-        task = worker.in_flight.pop(attempt, None)
-        if task is None:
+        task = worker.in_flight.get(attempt)
+        if task is None or task.made is not None:
             return None
+        del worker.in_flight[attempt]
         known = group.task_s
         group.task_s = took_s if not known else 0.3 * known + 0.7 * took_s
         group.flowing = False

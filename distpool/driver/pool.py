@@ -518,12 +518,12 @@ class WorkerPool:
     def on_single(self, lease: str, message: worker_to_driver.TasksDone, now: float) -> Settled | None:
         """One task ended: the short way of ``on_message``, if there is nothing else to see to; None otherwise."""
         (result,) = message.results
-        if result.objects or result.pinned or self._inbox or self._closing:
+        if result.objects or result.pinned or result.lost or self._inbox or self._closing:
             return None
         task = self._core.on_single_result(lease, result.attempt, message.busy_s, now)
         if task is None:
             return None
-        task.keep = None
+        task.let_go()
         settled: Settled = [(task.future, PackedOutcome(result, None, self._store), None)]
         self._hungry = True
         if self._inbox:  # it came before it could see that
