@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 PRELUDE = """
-import functools, gc, sys, time
+import concurrent.futures, functools, gc, sys, time
 import numpy as np
 import distpool
 from distpool import futures
@@ -139,7 +139,7 @@ with distpool.DistExecutor(1) as executor:
     blocked = executor.submit(time.sleep, 1.0)
     try:
         distpool.get(blocked, timeout_s=0.01)
-    except TimeoutError:
+    except concurrent.futures.TimeoutError:  # the builtin one, from Python 3.11 on
         print("right")
 """
 
