@@ -30,7 +30,11 @@ def explain(value: Any, error: BaseException) -> str:
     if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
         return f"cannot pickle {describe(value)}: it is nested too deeply"
     reason = str(error) or type(error).__name__
-    return f"cannot pickle {find_unpicklable(value)} ({reason})"
+    try:
+        culprit = find_unpicklable(value)
+    except Exception:  # the search runs code of the value's classes
+        culprit = type(value).__qualname__
+    return f"cannot pickle {culprit} ({reason})"
 
 
 def find_unpicklable(value: Any) -> str:
@@ -178,8 +182,8 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     except Exception:
         # The object itself refuses, or its ``__getstate__`` does: then there is nothing further inside.
         return
-    if isinstance(reduced, str):
-        return
+    if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6 or not isinstance(reduced[1], tuple):
+        return  # a global's name, or nothing that pickle takes
     state = reduced[2] if len(reduced) > 2 else None
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
         yield from ((f".{name}", part) for name, part in state[1].items())

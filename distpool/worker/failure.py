@@ -167,7 +167,11 @@ def _traceback_text(error: BaseException, skip: frozenset[types.CodeType]) -> st
         text = "".join(traceback.format_exception(type(error), error, trace))
     except Exception as failure:
         text = f"{summary(error)}\n(its traceback cannot be shown: {_type_name(failure)})\n"
-    return text if len(text) <= _TEXT_CHARACTERS else f"...{text[-_TEXT_CHARACTERS:]}"
+    if len(text) <= _TEXT_CHARACTERS:
+        return text
+    # A huge message stands at the end: where it happened must not be lost for it.
+    half = _TEXT_CHARACTERS // 2
+    return f"{text[:half]}\n...\n{text[-half:]}"
 
 
 def _type_name(value: Any) -> str:
