@@ -335,6 +335,10 @@ class Loop:
             return
         if isinstance(message, scheduler_to_driver.Ping):
             return
+        if isinstance(message, scheduler_to_driver.SiteAt):
+            if session.site is not None:
+                session.site.found(message.site, message.at, message.endpoint, message.summoned)
+            return
         if isinstance(message, scheduler_to_driver.ClusterStatus):
             if session.questions is not None:
                 session.questions.take(message)

@@ -40,6 +40,7 @@ from distpool.worker import context as worker_context
 if TYPE_CHECKING:
     from distpool.driver.attach import Questions
     from distpool.driver.future import DistFuture
+    from distpool.driver.site import DriverSite
     from distpool.provision.cluster import ProvisionedCluster
     from distpool.store.settings import StoreSettings
     from distpool.wire.security import Keys, Token
@@ -85,9 +86,7 @@ class Session:
         self.address = address
         #: Nodes that an engine starts for this program.
         self.cluster: ProvisionedCluster | None = None
-        #: A driver on no node keeps nothing outside of its memory.
-        store_folder = "/nonexistent"
-        endpoint = ""
+        store_folder = endpoint = ""
         keys: Keys | None = None
         if address is not None:
             self.worker = None  # a program of its own, wherever it runs
@@ -125,14 +124,24 @@ class Session:
             inherited = predecessor.store
             inherited.change_node()
         self._owns_store = inherited is None or predecessor is not None
+        #: What this program stores and fetches, if it is none of the cluster's nodes.
+        self.site: DriverSite | None = None
         self.store: ObjectStore
         if inherited is not None:
             self.store = inherited
             inherited.on_free = self._release_later
-        else:
+        elif address is not None:
+            from distpool.driver.site import DriverSite
+
+            assert keys is not None
+            name = self.routing_id.decode()
+            self.site = DriverSite(name, keys, lambda site: self.tell_scheduler(driver_to_scheduler.SiteWanted(site)))
             self.store = ObjectStore(
-                Path(store_folder), self.routing_id.decode(), shared=keys is None, on_free=self._release_later
+                self.site.store_folder, name, node=name, on_free=self._release_later, prepare=self.site.prepare
             )
+            self.store.elsewhere = self.site
+        else:
+            self.store = ObjectStore(Path(store_folder), self.routing_id.decode(), on_free=self._release_later)
         self.recovery = Recovery(self, keeps_arguments=keys is not None)
         self.definitions = DefinitionServer(self.store)
         self.functions = FunctionTable(self.definitions.pack_function, function_is_stable)
@@ -238,6 +247,8 @@ class Session:
                 self.store.process_died(peer.decode())
         elif self._owns_store:
             self.store.close()
+        if self.site is not None:
+            self.site.close()
         if self.cluster is not None:
             self.cluster.stop()
 
@@ -737,6 +748,8 @@ def forget_in_child() -> None:
             inherit(pool)
         if _current.node is not None:
             _current.node.forget()
+        if _current.site is not None:
+            _current.site.forget()
         if _current.cluster is not None:
             _current.cluster.forget()
     _current = None

@@ -10,6 +10,7 @@ import msgspec
 from distpool.wire import driver_to_worker
 from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
+from distpool.wire.site_to_site import is_driver
 
 if TYPE_CHECKING:
     from distpool.driver.gangs import GangCall
@@ -64,6 +65,6 @@ def home_of(locations: Iterable[Location]) -> str:
     """The node that holds most of these buffers."""
     sizes: dict[str, int] = {}
     for location in locations:
-        if location.size_bytes:
+        if location.size_bytes and not is_driver(location.node):
             sizes[location.node] = sizes.get(location.node, 0) + location.size_bytes
     return max(sizes, key=sizes.__getitem__) if sizes else ""

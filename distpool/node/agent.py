@@ -20,6 +20,8 @@ from distpool.node.control import ClusterFacts, Fork
 from distpool.node.core import AgentCore
 from distpool.node.events import (
     EndGeneration,
+    Evacuate,
+    Evacuated,
     Event,
     ForkWorker,
     MakeGeneration,
@@ -52,6 +54,16 @@ class Service(Protocol):
 
     def close(self) -> None:
         """The node ends."""
+
+
+class Site(Service, Protocol):
+    """Serves the node's objects to other sites."""
+
+    def found(self, site: str, at: str, endpoint: str) -> None:
+        """The scheduler said where a site is."""
+
+    def evacuate(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
+        """The node leaves: have what is still needed taken over, then call ``done``."""
 
 
 class Agent:
@@ -92,6 +104,7 @@ class Agent:
         self._cluster = cluster
         self._sampler = sampler
         self._services: list[Service] = []
+        self._site: Site | None = None
         self.zygotes = Zygotes(loop, first_zygote, start_zygote, self._make_fork, self.handle, StandardErrors(loop))
         loop.add_timer(core.next_deadline, lambda now: self.handle(TimePassed()))
         for fd in channel.descriptors:
@@ -100,6 +113,11 @@ class Agent:
     def add_service(self, service: Service) -> None:
         """Let ``service`` have its messages."""
         self._services.append(service)
+
+    def add_site(self, site: Site) -> None:
+        """Let ``site`` serve the node's objects to others."""
+        self._services.append(site)
+        self._site = site
 
     def start(self) -> None:
         """Join the cluster."""
@@ -124,6 +142,8 @@ class Agent:
                 self.zygotes.make(effect.generation, effect.modules)
             elif isinstance(effect, EndGeneration):
                 self.zygotes.end(effect.generation)
+            elif isinstance(effect, Evacuate):
+                self._evacuate(effect)
         if worker:
             for path in (self._socket_of(worker), shortcuts.path_beside(f"ipc://{self._socket_of(worker)}")):
                 with contextlib.suppress(OSError):
@@ -138,8 +158,12 @@ class Agent:
             self.handle(MemorySampled(self._sampler.look(wanted.workers, wanted.consumers)))
 
     def on_scheduler_said(self, message: scheduler_to_agent.Message) -> None:
-        """A message of the scheduler in this very process."""
-        self.handle(SchedulerSaid(message))
+        """A message of the scheduler, which may be in this very process."""
+        if isinstance(message, scheduler_to_agent.SiteAt):
+            if self._site is not None:
+                self._site.found(message.site, message.at, message.endpoint)
+        else:
+            self.handle(SchedulerSaid(message))
 
     @property
     def core(self) -> AgentCore:
@@ -171,9 +195,17 @@ class Agent:
                     self.handle(WorkerSaid(peer[2:].decode(errors="replace"), message))
             elif peer == b"s" and frames:
                 with contextlib.suppress(msgspec.DecodeError):
-                    self.handle(SchedulerSaid(codec.decode_from_scheduler_at_agent(frames[0])))
+                    self.on_scheduler_said(codec.decode_from_scheduler_at_agent(frames[0]))
             else:
                 self._offer(peer, frames)
+
+    def _evacuate(self, effect: Evacuate) -> None:
+        assert self._site is not None
+
+        def done() -> None:
+            self._loop.soon(lambda: self.handle(Evacuated(effect.successor)))
+
+        self._site.evacuate(effect.successor, effect.site_endpoint, done)
 
     def _offer(self, peer: bytes, frames: list[bytes]) -> None:
         for service in self._services:

@@ -16,6 +16,8 @@ import msgspec
 
 from distpool.node.events import (
     Effect,
+    Evacuate,
+    Evacuated,
     Event,
     ForkFailed,
     ForkWorker,
@@ -87,6 +89,7 @@ class AgentCore:
         self._memory = MemoryCore(memory, hello.capacity.num_cpus) if memory is not None else None
         self._now = 0.0
         self._effects: list[Effect] = []
+        self._evacuating = False
         self._on: dict[type, Callable[[Any], None]] = {
             NodeStarted: self._on_node_started,
             SchedulerSaid: self._on_scheduler_said,
@@ -97,6 +100,7 @@ class AgentCore:
             GenerationReady: self._on_generation_ready,
             GenerationEnded: self._on_generation_ended,
             MemorySampled: self._on_memory_sampled,
+            Evacuated: self._on_evacuated,
             TimePassed: lambda event: None,
         }
 
@@ -180,14 +184,24 @@ class AgentCore:
         elif isinstance(message, scheduler_to_agent.Drain):
             self._hello = msgspec.structs.replace(self._hello, draining=True)
         elif isinstance(message, scheduler_to_agent.Retire):
-            self._tell(agent_to_scheduler.AgentGoodbye())
-            self.refused = "the node was drained"
+            self._retire(message)
         elif isinstance(message, scheduler_to_agent.AgentWelcome):
             self.cluster = message.cluster
         elif isinstance(message, scheduler_to_agent.AgentRefused):
             self.refused = message.reason
         elif isinstance(message, scheduler_to_agent.ClusterEnds):
             self.refused = "the cluster was stopped"
+
+    def _retire(self, message: scheduler_to_agent.Retire) -> None:
+        if not self._hello.site_endpoint:
+            self._on_evacuated(Evacuated(""))
+        elif not self._evacuating:
+            self._evacuating = True
+            self._effects.append(Evacuate(message.successor, message.site_endpoint))
+
+    def _on_evacuated(self, event: Evacuated) -> None:
+        self._tell(agent_to_scheduler.AgentGoodbye(event.successor))
+        self.refused = "the node was drained"
 
     def _start(self, message: scheduler_to_agent.StartWorker) -> None:
         if message.lease in self._by_lease:

@@ -70,6 +70,12 @@ class GenerationEnded(NamedTuple):
     unloadable: tuple[str, ...] = ()
 
 
+class Evacuated(NamedTuple):
+    """What the node's store had and is still needed is with another node; empty: there was none."""
+
+    successor: str
+
+
 class TimePassed(NamedTuple):
     """The deadline named by ``next_deadline`` has come."""
 
@@ -116,8 +122,15 @@ class EndGeneration(NamedTuple):
     generation: int
 
 
+class Evacuate(NamedTuple):
+    """Have another node take over what the store has, then report ``Evacuated``."""
+
+    successor: str
+    site_endpoint: str
+
+
 Event: TypeAlias = (
     "NodeStarted | SchedulerSaid | WorkerSaid | WorkerForked | ForkFailed | WorkerProcessExited"
-    " | GenerationReady | GenerationEnded | MemorySampled | TimePassed"
+    " | GenerationReady | GenerationEnded | MemorySampled | Evacuated | TimePassed"
 )
-Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | SampleMemory | MakeGeneration | EndGeneration"
+Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | SampleMemory | MakeGeneration | EndGeneration | Evacuate"

@@ -72,6 +72,26 @@ class Folders:
             raise
         return folders
 
+    @classmethod
+    def plan(cls) -> Folders:
+        """Such as ``make`` would make, where there is room by the looks of it."""
+        from distpool.store.segments import shared_memory
+
+        name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
+        root = os.path.join(_temporary_folders()[0], name)
+        memory = shared_memory()
+        store = os.path.join(root, "store") if memory is None else os.path.join(memory, name)
+        return cls(root, store, os.path.join(root, "spill"))
+
+    def make(self) -> None:
+        """Make those that were planned.
+
+        :raises OSError: when they cannot be made.
+        """
+        for folder in dict.fromkeys([self.root, self.store]):
+            os.mkdir(folder, 0o700)
+        self.hold()
+
     def hold(self) -> None:
         """Lock them; also when another process holds them too."""
         for folder in self._all():

@@ -15,6 +15,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,10 +28,12 @@ from distpool.node.config import MemberConfig, NodeConfig, agent_endpoint
 from distpool.node.control import ClusterFacts
 from distpool.node.core import AgentCore
 from distpool.node.events import SchedulerSaid
+from distpool.node.folders import sweep
 from distpool.node.loop import Loop
+from distpool.node.ports import bind_first_free
 from distpool.node.sampler import Sampler
 from distpool.wire import codec, scheduler_to_agent
-from distpool.wire.agent_to_scheduler import AgentGoodbye, AgentHello
+from distpool.wire.agent_to_scheduler import AgentGoodbye, AgentHello, SiteWanted
 from distpool.wire.channel import Channel
 from distpool.wire.doorbell import Doorbell
 from distpool.wire.gatekeeper import Gatekeeper
@@ -48,6 +51,8 @@ _HEARTBEAT_S = 2.0
 _LINGER_S = 1.0
 #: How long a scheduler may take to answer a node that wants to join.
 _JOIN_S = 30.0
+#: How often what killed programs have left is looked for.
+_SWEEP_S = 30.0
 #: Callers who fail to authenticate are worth a line so often, with their number.
 _REFUSED_LINE_S = 60.0
 #: Of the core that opens the doors to strangers: connections that are not authenticated yet take descriptors.
@@ -80,6 +85,7 @@ class Member:
         start_zygote: Callable[[], socket.socket],
     ) -> None:
         from distpool.node.process import store_service
+        from distpool.store.transfer.agent_site import AgentSite
 
         _begin_log()
         _raise_descriptor_limit()
@@ -111,6 +117,19 @@ class Member:
             server = self._server
             to_scheduler = lambda message: server.on_agent_said(config.node, message)  # noqa: E731
         capacity = self._capacity()
+        facts = ClusterFacts(
+            self._token.secret, member.bind_host, member.advertised_host, member.first_port, member.last_port
+        )
+        books = store_service(config, loop, agent_channel, int(capacity.memory_bytes))
+        self._site = AgentSite(
+            loop,
+            config.node,
+            keys,
+            Path(config.store),
+            books,
+            lambda channel: bind_first_free(channel, facts),
+            lambda site: to_scheduler(SiteWanted(site)),
+        )
         self.agent = Agent(
             self._agent_core(capacity),
             loop,
@@ -123,16 +142,17 @@ class Member:
             control,
             start_zygote,
             to_scheduler,
-            ClusterFacts(
-                self._token.secret, member.bind_host, member.advertised_host, member.first_port, member.last_port
-            ),
+            facts,
             Sampler(config.memory),
         )
-        self.agent.add_service(store_service(config, loop, agent_channel, int(capacity.memory_bytes)))
+        self.agent.add_service(books)
+        self.agent.add_site(self._site)
         if member.foreground:
             loop.watch(0, loop.stop)
         loop.add_timer(lambda: self._orphaned_at, self._on_orphaned)
         loop.add_timer(lambda: self._refused_line_at, self._tell_refused)
+        self._sweep_at = time.monotonic() + _SWEEP_S
+        loop.add_timer(lambda: self._sweep_at, self._sweep)
 
     def join(self) -> None:
         """Become part of the cluster; called when the zygote can fork.
@@ -149,6 +169,7 @@ class Member:
                 channel.connect(f"tcp://{self._token.address}", b"s")
             except OSError as error:
                 raise ConnectError(f"the cluster's address {self._token.address} is not known: {error}") from error
+        self._site.start()
         self.agent.start()
         began = time.monotonic()
         core = self.agent.core
@@ -182,10 +203,13 @@ class Member:
         log.info("node %s ends: %s", self._config.node, reason)
 
     def close(self) -> None:
-        """The last words leave; the files of this node go."""
+        """The last words leave."""
         for channel in self._channels:
             channel.close(_LINGER_S)
         self._context.term()
+
+    def note_end(self) -> None:
+        """Nothing is left of this node; whoever waits for its end may know."""
         if self._node_file >= 0:
             statefolder.remove_node_file(self._config.node)
             os.close(self._node_file)
@@ -228,6 +252,7 @@ class Member:
             capacity,
             elastic_cpus=False,
             gpus=machine.gpus()[: math.ceil(capacity.num_gpus)],
+            site_endpoint=self._site.endpoint,
         )
         spares = min(cpus, 4) if config.spares is None else config.spares
         return AgentCore(
@@ -273,6 +298,11 @@ class Member:
                 # What was under way was lost, and the scheduler may be a new one.
                 self.agent.handle(SchedulerSaid(scheduler_to_agent.HelloWanted()))
             self._was_up = True
+
+    def _sweep(self, now: float) -> None:
+        """Programs that used a cluster from this machine have stores of their own here, and may have been killed."""
+        sweep()
+        self._sweep_at = now + _SWEEP_S
 
     def _tell_refused(self, now: float) -> None:
         if not self._refused:

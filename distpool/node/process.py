@@ -114,6 +114,8 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
             folders.remove()
         else:
             folders.remove_if_free()  # the driver may start another node in them
+        if member is not None:
+            member.note_end()
 
 
 def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: zmq.Context[zmq.Socket[bytes]]) -> Agent:

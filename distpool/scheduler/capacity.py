@@ -32,6 +32,8 @@ class Node:
     idle_since: float = 0.0
     #: it gets no more leases, and leaves when the last one has ended
     draining: bool = False
+    #: where it serves other sites with objects
+    site_endpoint: str = ""
     #: nothing of another shape is granted there for now
     reserved_for: Shape | None = None
     used_cpus: float = 0.0

@@ -35,6 +35,7 @@ from distpool.scheduler.events import (
 from distpool.scheduler.nodes import NodeSide
 from distpool.scheduler.operators import OperatorSide
 from distpool.scheduler.reservation import Reservation
+from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Driver
 from distpool.wire import codec
 from distpool.wire.scheduler_to_driver import ReclaimIdle
@@ -52,8 +53,9 @@ class SchedulerCore:
 
     def __init__(self, cluster: str, lease_prefix: str, python: str = codec.PYTHON, silence_s: float = 10.0) -> None:
         desk = self._desk = Desk(cluster, lease_prefix, python, silence_s)
-        self._drivers = DriverSide(desk)
-        self._nodes = NodeSide(desk)
+        sites = SiteSide(desk)
+        self._drivers = DriverSide(desk, sites)
+        self._nodes = NodeSide(desk, sites)
         self._operators = OperatorSide(desk)
         self._reservation = Reservation(desk)
         self._on: dict[type, Callable[[Any], None]] = {

@@ -52,6 +52,33 @@ class Desk:
         self.effects: list[Effect] = []
         self._last_lease = 0
         self._has_predecessor = False
+        self._began: float | None = None
+        #: nodes that have left -> who has their objects
+        self.successors: dict[str, str] = {}
+
+    def site_at(self, site: str) -> tuple[str, str] | None:
+        """The node that serves what was made at ``site``, and where; empty when there is none, None when that is not
+        known yet."""
+        seen = set()
+        while site not in self.book.nodes and site in self.successors and site not in seen:
+            seen.add(site)
+            site = self.successors[site]
+        node = self.book.nodes.get(site)
+        if node is not None:
+            return node.name, node.site_endpoint
+        return ("", "") if self.knows_all() else None
+
+    def knows_all(self) -> bool:
+        """Whether everybody has had the time to say hello to this scheduler."""
+        if self._began is None:
+            self._began = self.now
+        return self.now >= self._began + self.silence_s
+
+    def successor_of(self, node: Node) -> Node | None:
+        """Who takes over the objects of a node that leaves: the one with most memory."""
+        others = [other for other in self.book.nodes.values() if other is not node and not other.draining]
+        able = [other for other in others if other.site_endpoint]
+        return max(able, key=lambda other: (other.capacity.memory_bytes, -other.sequence), default=None)
 
     def arm(self, kind: str, name: str, heard_at: float) -> None:
         if (kind, name) not in self.armed:
@@ -135,7 +162,9 @@ class Desk:
 
     def retire_if_drained(self, node: Node) -> None:
         if node.draining and not node.leases:
-            self.effects.append(ToAgent(node.name, to_agent.Retire()))
+            successor = self.successor_of(node)
+            where = ("", "") if successor is None else (successor.name, successor.site_endpoint)
+            self.effects.append(ToAgent(node.name, to_agent.Retire(*where)))
 
     def expect_back(self, node: Node) -> None:
         """A node was lost: for a while it counts among those that may come."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import DriverSaid
+from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Driver, LeaseState
 from distpool.scheduler.status import cluster_status
 from distpool.wire import codec
@@ -17,7 +18,7 @@ from distpool.wire import scheduler_to_driver as to_driver
 class DriverSide:
     """See the module's description."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, sites: SiteSide) -> None:
         self._desk = desk
         self._on_driver: dict[type, Callable[[Driver, Any], None]] = {
             from_driver.OpenPool: self._on_open_pool,
@@ -26,6 +27,7 @@ class DriverSide:
             from_driver.ReturnLease: self._on_return_lease,
             from_driver.ClosePool: self._on_close_pool,
             from_driver.DriverHeartbeat: lambda driver, message: None,
+            from_driver.SiteWanted: lambda driver, message: sites.on_driver_wants(driver.name, message.site),
             from_driver.DriverGoodbye: lambda driver, message: desk.driver_lost(driver.name, kill=False),
         }
 

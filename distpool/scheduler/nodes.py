@@ -8,6 +8,7 @@ from typing import Any
 from distpool.scheduler.capacity import Node
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import AgentSaid, ToAgent
+from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Lease, LeaseState
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
@@ -17,7 +18,7 @@ from distpool.wire import scheduler_to_agent as to_agent
 class NodeSide:
     """See the module's description."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, sites: SiteSide) -> None:
         self._desk = desk
         self._on_agent: dict[type, Callable[[Node, Any], None]] = {
             from_agent.WorkerReady: self._on_worker_ready,
@@ -25,7 +26,8 @@ class NodeSide:
             from_agent.LeaseBlocked: self._on_lease_blocked,
             from_agent.LeaseUnblocked: self._on_lease_unblocked,
             from_agent.AgentHeartbeat: lambda node, message: None,
-            from_agent.AgentGoodbye: lambda node, message: self.node_lost(node.name, "it left the cluster", back=False),
+            from_agent.SiteWanted: lambda node, message: sites.on_agent_wants(node, message.site),
+            from_agent.AgentGoodbye: self._on_goodbye,
         }
 
     def on_agent_said(self, event: AgentSaid) -> None:
@@ -56,6 +58,8 @@ class NodeSide:
                 self._desk.note_predecessor()
             node = book.add_node(name, hello)
             book.placement.set_offers(name, ())
+        node.site_endpoint = hello.site_endpoint
+        self._desk.successors.pop(name, None)
         node.heard_at = self._desk.now
         if not node.elastic_cpus:  # a private node lives in the scheduler's own process
             self._desk.arm("node", name, self._desk.now)
@@ -109,6 +113,11 @@ class NodeSide:
         for lease in list(node.leases.values()):
             self._desk.lease_lost(lease, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)
+
+    def _on_goodbye(self, node: Node, message: from_agent.AgentGoodbye) -> None:
+        if message.successor:
+            self._desk.successors[node.name] = message.successor
+        self.node_lost(node.name, "it left the cluster", back=False)
 
     def _on_worker_ready(self, node: Node, message: from_agent.WorkerReady) -> None:
         lease = self._desk.book.leases.get(message.lease)

@@ -38,6 +38,7 @@ holds any lock.  They may only take a note and wake somebody (``deque.append``, 
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import threading
@@ -47,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
-from distpool.errors import SerializationError
+from distpool.store.elsewhere import Elsewhere, ThroughAgent
 from distpool.store.handles import Packed, StoredPacked, StoredValue
 from distpool.store.ownership import Ended, Ownership
 from distpool.store.reading import Reader
@@ -58,12 +59,11 @@ from distpool.store.views import View, Views
 from distpool.store.writing import Writer
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
+from distpool.wire.site_to_site import MakerEnded, ObjectsEnded, SegmentsUnneeded
 from distpool.wire.store_client_to_agent import ObjectFacts, StoreContents
 
 #: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
 INLINE_BYTES = 1 << 16
-#: Messages cannot be much larger than this.
-_MOST_INLINE_BYTES = 2 << 30
 
 _installed: ObjectStore | None = None
 
@@ -92,10 +92,9 @@ class ObjectStore:
     :param node: the node's id.
     :param on_unpinned: told of objects that ``pinned`` named and that are no longer needed here.
     :param on_free: told, with the process that keeps them for this one, of objects that are no longer needed.
-    :param shared: whether everybody who opens values of this process, or makes values for it, uses the same folder;
-        otherwise values travel whole in messages.
     :param inline_bytes: the threshold; ``None``: ``DISTPOOL_INLINE_BYTES`` or 64 KiB.
     :param recycle_bytes: see ``SegmentAllocator``.
+    :param prepare: makes the folder, when it is first needed; called under a lock.
     """
 
     def __init__(
@@ -104,31 +103,36 @@ class ObjectStore:
         owner: str,
         *,
         node: str = "",
-        shared: bool = True,
         on_unpinned: Callable[[list[str]], None] = _nothing,
         on_free: Callable[[str, list[str]], None] = _nothing,
         inline_bytes: int | None = None,
         recycle_bytes: int | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.owner = owner
         self.node = node
+        #: What lies on other sites; None: nothing that is met here does.
+        self.elsewhere: Elsewhere | None = None
         self.on_unpinned = on_unpinned
         self.on_free = on_free
         if inline_bytes is None:
             inline_bytes = int(os.environ.get("DISTPOOL_INLINE_BYTES", INLINE_BYTES))
-        self._shared = shared
-        self.inline_bytes = max(1, inline_bytes) if shared else _MOST_INLINE_BYTES
+        self.inline_bytes = max(1, inline_bytes)
         self._lock = threading.Lock()
         #: What finalizers want done; whoever can take the lock does it.
         self._chores: deque[View | Sequence[str]] = deque()
-        self._room = Room(self.folder, owner, self._lock, self, recycle_bytes)
+        self._room = Room(self.folder, owner, self._lock, self, recycle_bytes, prepare)
         self._views = Views(self.folder, self._end_view_later, self._room.find_spilled)
         self._ownership = Ownership(owner, self._views.viewed)
         self._reader = Reader(self._lock, self._room, self._views, self)
         self._writer = Writer(owner, node, self._lock, self._room, self._ownership, self)
         self._closed = False
         self._pid = os.getpid()
+
+    def reach_through_agent(self) -> None:
+        """Have what lies on other sites brought by the node's agent."""
+        self.elsewhere = ThroughAgent(self._room)
 
     def pack(self, value: Any, *, by_reference: bool = False) -> Packed:
         """Serialize; large buffers, and the pickle itself when it is large, are written to shared memory.
@@ -144,11 +148,6 @@ class ObjectStore:
         if type(serialized) is bytes:
             return Packed(Value(serialized))
         assert isinstance(serialized, Serialized)
-        if not self._shared and (serialized.buffers or serialized.size_bytes >= _MOST_INLINE_BYTES):
-            raise SerializationError(
-                f"a value of more than {_MOST_INLINE_BYTES >> 30} GiB cannot travel in one message between machines: "
-                "split it, or have tasks read it from storage that they can all reach"
-            )
         payload = b""
         in_band = serialized.size_bytes < self.inline_bytes
         if in_band:
@@ -256,8 +255,13 @@ class ObjectStore:
         with self._lock:
             self._ownership.on_death(name, ended)
             self._dispose(ended)
-            self._room.remove_dead(name, self._ownership.keeps)
+            needed = self._ownership.needed_of(name)
+            if self.elsewhere is None:
+                self._room.remove_dead(name, self._ownership.keeps)
         self._tell(ended)
+        if self.elsewhere is not None:
+            for site, segments in needed.items():
+                self.elsewhere.tell(site, MakerEnded(name, segments))
         self.do_chores()
 
     def change_node(self) -> None:
@@ -413,8 +417,9 @@ class ObjectStore:
             slot = self._writer.slots.pop(object_id, None)
             if slot is not None:
                 self._room.free(slot)
-        for segment in ended.files:
-            self._room.remove_foreign(segment)
+        if self.elsewhere is None:
+            for segment in itertools.chain.from_iterable(ended.files.values()):
+                self._room.remove_foreign(segment)
         crashpoints.reach("store.freed")
 
     def _tell(self, ended: Ended) -> None:
@@ -423,3 +428,11 @@ class ObjectStore:
             self.on_unpinned(ended.unpinned)
         for lender, object_ids in ended.returned.items():
             self.on_free(lender, object_ids)
+        elsewhere = self.elsewhere
+        if elsewhere is not None:
+            if ended.own:
+                elsewhere.tell(self.node, ObjectsEnded(ended.own))
+            for site, object_ids in ended.adopted.items():
+                elsewhere.tell(site, ObjectsEnded(object_ids))
+            for site, segments in ended.files.items():
+                elsewhere.tell(site, SegmentsUnneeded(segments))

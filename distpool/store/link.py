@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -68,6 +69,7 @@ class Link:
         self._asked: dict[int, Asked] = {}
         self._closed = False
         self._lost = False
+        self._notes: deque[client_says.Message] = deque()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._channel = Channel(self._context, f"o-{owner}".encode())
         self._channel.connect(facts.endpoint, self._agent)
@@ -81,6 +83,11 @@ class Link:
             self._channel.send(self._agent, (encode(message),))
         except PeerUnreachable:
             pass
+
+    def say_later(self, message: client_says.Message) -> None:
+        """Have the link's thread send; may be called from finalizers."""
+        self._notes.append(message)
+        self._channel.wake()
 
     def ask(self, asked: Asked, make: Callable[[int], client_says.Message]) -> Asked:
         """Send a question, made for a request number; the answer comes later."""
@@ -122,6 +129,8 @@ class Link:
     def _run(self) -> None:
         while not self._closed:
             arrived = self._channel.receive(_LOOK_EVERY_S if self._asked else None)
+            while self._notes:
+                self.say(self._notes.popleft())
             for _, frames in arrived:
                 message = _decode(frames[0])
                 self._serve(message)
@@ -138,7 +147,7 @@ class Link:
         if isinstance(message, agent_says.MemoryGranted):
             party.on_granted(message.size_bytes, self._asked.get(message.request))
             self._answer(message.request, message)
-        elif isinstance(message, (agent_says.UseDisk, agent_says.NodeContents)):
+        elif isinstance(message, (agent_says.UseDisk, agent_says.NodeContents, agent_says.ObjectsHere)):
             self._answer(message.request, message)
         elif isinstance(message, agent_says.Reclaim):
             returned, report = party.on_reclaim(message.round)

@@ -22,13 +22,15 @@ class Ended(msgspec.Struct):
     """What must be done about objects that nothing here needs any more.
 
     ``own`` slots can be used again; ``unpinned`` must be told to whom they were reported; ``returned`` to their
-    lenders; ``files`` are segments of the dead that nobody needs.
+    lenders; ``files`` are segments of the dead that nobody needs, and ``adopted`` all objects of others that were owned
+    here, both by the site where they are.
     """
 
     own: list[str] = []
     unpinned: list[str] = []
     returned: dict[str, list[str]] = {}
-    files: list[str] = []
+    files: dict[str, list[str]] = {}
+    adopted: dict[str, list[str]] = {}
 
 
 class Ownership:
@@ -46,6 +48,9 @@ class Ownership:
         self._lenders: dict[str, str] = {}
         self._segments: dict[str, str] = {}
         self._counts: dict[str, int] = {}
+        #: segment -> the site where it is; process -> the sites where it made or lent something that was adopted
+        self._homes: dict[str, str] = {}
+        self._seen_at: dict[str, set[str]] = {}
         self._borrowed: set[str] = set()
         #: Objects that somebody was told are needed here, and must hear when that ends.
         self._reported: set[str] = set()
@@ -75,6 +80,9 @@ class Ownership:
             self._lenders[object_id] = lender
             self._segments[object_id] = segment
             self._counts[segment] = self._counts.get(segment, 0) + 1
+            self._homes[segment] = location.node
+            for process in {lender, maker_of(segment)}:
+                self._seen_at.setdefault(process, set()).add(location.node)
         return surplus
 
     def drop(self, object_ids: Iterable[str], ended: Ended) -> None:
@@ -99,6 +107,16 @@ class Ownership:
         """Another process is no more."""
         self._dead.add(name)
         self._end(self.lifetimes.drop_holder(name), ended)
+
+    def needed_of(self, process: str) -> dict[str, list[str]]:
+        """Of a dead process: the segments, by site, that it made or lent and that are still needed here; also of sites
+        where none is.  It is forgotten."""
+        needed: dict[str, list[str]] = {site: [] for site in self._seen_at.pop(process, ())}
+        lent = {self._segments[object_id] for object_id, lender in self._lenders.items() if lender == process}
+        for segment in self._counts:
+            if segment in lent or maker_of(segment) == process:
+                needed.setdefault(self._homes[segment], []).append(segment)
+        return needed
 
     def keeps(self, segment: str) -> bool:
         """Whether an object in this segment of another process' is owned here."""
@@ -133,13 +151,16 @@ class Ownership:
             lender = self._lenders.pop(object_id, None)
             if lender is not None:
                 segment = self._segments.pop(object_id)
+                home = self._homes[segment]
+                ended.adopted.setdefault(home, []).append(object_id)
                 self._counts[segment] -= 1
                 if not self._counts[segment]:
                     del self._counts[segment]
+                    del self._homes[segment]
                 if lender not in self._dead:
                     ended.returned.setdefault(lender, []).append(object_id)
                 elif segment not in self._counts:
-                    ended.files.append(segment)
+                    ended.files.setdefault(home, []).append(segment)
             elif object_id in self._borrowed:
                 self._borrowed.discard(object_id)
                 self._note_unneeded(object_id, ended)

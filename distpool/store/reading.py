@@ -10,13 +10,19 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from distpool.errors import ObjectLostError
+from distpool.store.elsewhere import Elsewhere
 from distpool.store.room import Room
 from distpool.store.views import Views
-from distpool.wire.objects import Location
+from distpool.wire.objects import Extent, Location
+
+_ATTEMPTS = 3
 
 
 class _Party(Protocol):
     """The part of ``client.ObjectStore`` that is needed here."""
+
+    node: str
+    elsewhere: Elsewhere | None
 
     def do_chores(self) -> None: ...
 
@@ -38,12 +44,45 @@ class Reader:
         :raises ObjectLostError: when an object is neither in memory nor where it was spilled to.
         """
         extents: dict[str, tuple[str, int, int]] = {}
+        sites: dict[str, str] = {}
         for location in locations:
             first, end = location.offset, location.offset + location.size_bytes
             segment, known_first, known_end = extents.get(location.object_id, (location.segment, first, end))
             extents[location.object_id] = segment, min(first, known_first), max(end, known_end)
+            sites[location.object_id] = location.node
+        opened = self._open_here_or_elsewhere(extents, sites, owner)
+        buffers = []
+        for location in locations:
+            first, memory = extents[location.object_id][1], opened[location.object_id]
+            buffer = memory[location.offset - first : location.offset - first + location.size_bytes]
+            buffers.append(buffer.toreadonly() if readonly else buffer)
+        return buffers
+
+    def _open_here_or_elsewhere(
+        self, extents: dict[str, tuple[str, int, int]], sites: dict[str, str], owner: object
+    ) -> dict[str, memoryview]:
+        elsewhere = self._party.elsewhere
+        away = [name for name, site in sites.items() if elsewhere is not None and site != self._party.node]
+        if elsewhere is None or not away:
+            return self._open(extents, owner)
+        for attempt in range(_ATTEMPTS):
+            wanted = [Extent(name, sites[name], segment, first, end - first)
+                      for name, (segment, first, end) in extents.items() if name in away]  # fmt: skip
+            here = dict(extents)
+            for place in elsewhere.bring(wanted):
+                _, first, end = extents[place.object_id]
+                here[place.object_id] = place.segment, first - place.shift, end - place.shift
+            try:
+                return self._open(here, owner)
+            except ObjectLostError:
+                # A copy may have been given up for want of memory, before it was mapped.
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _open(self, extents: dict[str, tuple[str, int, int]], owner: object) -> dict[str, memoryview]:
         try:
-            opened = self._map(extents, owner)
+            return self._map(extents, owner)
         except ObjectLostError:
             # Without the lock, since it may take long.
             try:
@@ -53,19 +92,13 @@ class Reader:
                 raise
             if not any(fetched):
                 raise
-            opened = self._map(extents, owner)
-        buffers = []
-        for location in locations:
-            first, memory = opened[location.object_id]
-            buffer = memory[location.offset - first : location.offset - first + location.size_bytes]
-            buffers.append(buffer.toreadonly() if readonly else buffer)
-        return buffers
+            return self._map(extents, owner)
 
-    def _map(self, extents: dict[str, tuple[str, int, int]], owner: object) -> dict[str, tuple[int, memoryview]]:
+    def _map(self, extents: dict[str, tuple[str, int, int]], owner: object) -> dict[str, memoryview]:
         self._party.do_chores()
         with self._lock:
             opened = {
-                object_id: (first, self._views.open(object_id, segment, first, end, owner))
+                object_id: self._views.open(object_id, segment, first, end, owner)
                 for object_id, (segment, first, end) in extents.items()
             }
         self._room.on_viewed(sum(end - first for _, first, end in extents.values()))

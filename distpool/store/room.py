@@ -21,12 +21,14 @@ from distpool.store.mapping import PAGE
 from distpool.store.ownership import maker_of
 from distpool.store.segments import Segment, SegmentAllocator, Slot, align, free_bytes
 from distpool.store.spill import NodeFacts, SpillFolder
+from distpool.wire import agent_to_store_client
 from distpool.wire.agent_to_store_client import NodeContents, UseDisk
 from distpool.wire.store_client_to_agent import (
     ContentsWanted,
     MemoryNoLongerWanted,
     MemoryReturned,
     MemoryWanted,
+    Message,
     SegmentFacts,
     StoreContents,
     StoreReport,
@@ -53,11 +55,19 @@ class Room:
     :param lock: guards everything here; methods take it themselves unless they say otherwise.
     :param client: serves the agent's wishes that are not about room.
     :param recycle_bytes: see ``SegmentAllocator``.
+    :param prepare: makes the folder, when it is first needed.
     """
 
     def __init__(
-        self, folder: Path, owner: str, lock: threading.Lock, client: _Client, recycle_bytes: int | None
+        self,
+        folder: Path,
+        owner: str,
+        lock: threading.Lock,
+        client: _Client,
+        recycle_bytes: int | None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._folder = folder
         self._owner = owner
         self._lock = lock
@@ -232,12 +242,28 @@ class Room:
 
     def ask_contents(self) -> NodeContents | None:
         """What all clients of the node say they have; None when there is no agent."""
+        answer = self.ask(ContentsWanted)
+        return answer if isinstance(answer, NodeContents) else None
+
+    def ask(self, make: Callable[[int], Message]) -> agent_to_store_client.Message | None:
+        """The agent's answer to a question, made for a request number; None when there is no agent."""
         link = self.link()
         if link is None:
             return None
-        asked = link.ask(Asked(), ContentsWanted)
-        asked.event.wait()
-        return asked.answer if isinstance(asked.answer, NodeContents) else None
+        asked = link.ask(Asked(), make)
+        try:
+            asked.event.wait()
+        finally:
+            link.forget(asked)
+        return asked.answer
+
+    def say_later(self, message: Message) -> bool:
+        """Have something said to the agent; may be called from finalizers.  False when it has not been met yet."""
+        link = self._link
+        if link is None:
+            return False
+        link.say_later(message)
+        return True
 
     def link(self) -> Link | None:
         """The connection to the agent, made now if need be; None when there is no agent."""
@@ -246,7 +272,7 @@ class Room:
                 with self._lock:
                     self._look()
                     allowed = self.allowed_bytes
-                if self._facts is None or allowed is None:
+                if self._facts is None or allowed is None or not self._facts.agent:
                     return None
                 self._link = Link(self._folder, self._facts, self._owner, allowed, self)
             return self._link
@@ -384,6 +410,8 @@ class Room:
     def _look(self) -> None:
         if self._looked:
             return
+        if self._prepare is not None:
+            self._prepare()
         self._looked = True
         self._facts = NodeFacts.read(self._folder)
         if self._facts is not None:

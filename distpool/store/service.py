@@ -30,6 +30,7 @@ _DESCRIBE_WITHIN_S = 2.0
 
 
 class _Loop(Protocol):
+    def soon(self, callback: Callable[[], None]) -> None: ...
     def add_timer(self, deadline: Callable[[], float | None], on_time: Callable[[float], None]) -> None: ...
 
 
@@ -52,8 +53,13 @@ class StoreService:
         budget_bytes: int,
         spill_uri: str = "",
     ) -> None:
+        self._loop = loop
         self._channel = channel
         self._folder = folder
+        #: Clients in this very process, and how to reach them.
+        self._local: dict[str, Callable[[agent_says.Message], None]] = {}
+        #: Told of what clients want of other sites.
+        self.on_elsewhere: Callable[[str, client_says.ObjectsWanted | client_says.PassOn], None] | None = None
         self._core = core.StoreCore(budget_bytes)
         self._descriptions: list[_Description] = []
         self._spill_folder = spill_folder
@@ -73,11 +79,24 @@ class StoreService:
             message = _decode(frames[0])
         except msgspec.DecodeError:
             return
-        client = peer[2:].decode(errors="replace")
+        self._take(peer[2:].decode(errors="replace"), message)
+
+    def add_local_client(self, client: str, deliver: Callable[[agent_says.Message], None]) -> None:
+        """A client in this very process; ``tell`` is what it says."""
+        self._local[client] = deliver
+
+    def tell(self, client: str, message: client_says.Message) -> None:
+        """A message of a client in this process."""
+        self._loop.soon(lambda: self._take(client, message))
+
+    def _take(self, client: str, message: client_says.Message) -> None:
         if isinstance(message, client_says.StoreContents):
             self._on_contents(client, message)
         elif isinstance(message, client_says.ContentsWanted):
             self._describe(client, message.request)
+        elif isinstance(message, (client_says.ObjectsWanted, client_says.PassOn)):
+            if self.on_elsewhere is not None:
+                self.on_elsewhere(client, message)
         elif isinstance(message, client_says.StoreGoodbye):
             self.on_worker_exited(client)
         elif isinstance(message, client_says.StoreHello) and not _exists(message.pid):
@@ -104,10 +123,15 @@ class StoreService:
                 if isinstance(effect, core.MeasureOrphans):
                     todo.append(core.OrphansMeasured(self._measure_orphans()))
                 else:
-                    self._send(effect.client, _message(effect))
+                    self.send(effect.client, _message(effect))
         crashpoints.reach("store.answered")
 
-    def _send(self, client: str, message: agent_says.Message) -> None:
+    def send(self, client: str, message: agent_says.Message) -> None:
+        """Say something to a client; one that is gone is ignored."""
+        deliver = self._local.get(client)
+        if deliver is not None:
+            deliver(message)
+            return
         try:
             self._channel.send(b"o-" + client.encode(), (encode(message),))
         except PeerUnreachable:
@@ -146,7 +170,7 @@ class StoreService:
         description = _Description(client, request, set(self._core.clients), time.monotonic() + _DESCRIBE_WITHIN_S)
         self._descriptions.append(description)
         for name in description.missing:
-            self._send(name, agent_says.DescribeContents(0))
+            self.send(name, agent_says.DescribeContents(0))
         self._finish(description)
 
     def _on_contents(self, client: str, contents: client_says.StoreContents) -> None:
@@ -165,7 +189,7 @@ class StoreService:
             return
         self._descriptions.remove(description)
         books = self._core
-        self._send(
+        self.send(
             description.client,
             agent_says.NodeContents(
                 description.request,

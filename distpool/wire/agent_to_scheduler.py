@@ -32,7 +32,7 @@ class AgentHello(_Message, frozen=True):
     ``elastic_cpus`` marks the private node of one program: its CPU count limits nothing (the operating system
     shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.  ``gpus`` are the names of its
     GPUs as ``CUDA_VISIBLE_DEVICES`` takes them; without any they are called by their numbers.  ``draining``: it was
-    told to leave.
+    told to leave.  ``site_endpoint`` is where other sites fetch objects (see ``site_to_site``).
     """
 
     protocol: int
@@ -45,6 +45,7 @@ class AgentHello(_Message, frozen=True):
     leases: tuple[LiveLease, ...] = ()
     gpus: tuple[str, ...] = ()
     draining: bool = False
+    site_endpoint: str = ""
 
 
 class WorkerReady(_Message, frozen=True):
@@ -86,8 +87,18 @@ class AgentHeartbeat(_Message, frozen=True):
     free_memory_bytes: int
 
 
+class SiteWanted(_Message, frozen=True):
+    """Where is this site?  Answered by ``SiteAt``; a driver, which cannot be dialled, is asked to dial instead."""
+
+    site: str
+
+
 class AgentGoodbye(_Message, frozen=True):
-    """The node leaves; its workers have ended."""
+    """The node leaves; its workers have ended.  ``successor`` has the objects that it had."""
+
+    successor: str = ""
 
 
-Message = AgentHello | WorkerReady | WorkerExited | LeaseBlocked | LeaseUnblocked | AgentHeartbeat | AgentGoodbye
+Message = (
+    AgentHello | WorkerReady | WorkerExited | LeaseBlocked | LeaseUnblocked | AgentHeartbeat | SiteWanted | AgentGoodbye
+)

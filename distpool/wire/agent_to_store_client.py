@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from distpool.wire.objects import Place
 from distpool.wire.store_client_to_agent import StoreContents
 
 
@@ -55,5 +56,14 @@ class NodeContents(_Message, frozen=True):
     clients: dict[str, StoreContents]
 
 
-Message = MemoryGranted | UseDisk | Reclaim | Spill | DescribeContents | NodeContents
+class ObjectsHere(_Message, frozen=True):
+    """Answer to ``ObjectsWanted``: where each object is on this node now; ``lost`` are those that cannot be had, and
+    why."""
+
+    request: int
+    places: list[Place]
+    lost: dict[str, str]
+
+
+Message = MemoryGranted | UseDisk | Reclaim | Spill | DescribeContents | NodeContents | ObjectsHere
 """Everything that the agent may send to a store client."""

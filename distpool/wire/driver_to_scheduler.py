@@ -97,6 +97,12 @@ class StatusWanted(_Message, frozen=True):
     request: int
 
 
+class SiteWanted(_Message, frozen=True):
+    """Where is this node, from which objects are to be fetched?  Answered by ``SiteAt``."""
+
+    site: str
+
+
 class DriverGoodbye(_Message, frozen=True):
     """The driver ends: all its leases and pools with it."""
 
@@ -110,5 +116,6 @@ Message = (
     | ClosePool
     | DriverHeartbeat
     | StatusWanted
+    | SiteWanted
     | DriverGoodbye
 )

@@ -21,3 +21,28 @@ class Location(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     size_bytes: int
     lender: str = ""
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """The bytes of one object: ``size_bytes`` of them from ``first`` on in a segment of the site ``home``, where it was
+    made."""
+
+    object_id: str
+    home: str
+    segment: str
+    first: int
+    size_bytes: int
+
+    @property
+    def key(self) -> str:
+        """Names the copy of these bytes."""
+        return f"{self.object_id}:{self.first}+{self.size_bytes}"
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where an object's bytes are on the asker's own site: what is at ``first`` of the segment where the object was
+    made is at ``first - shift`` of ``segment``."""
+
+    object_id: str
+    segment: str
+    shift: int

@@ -56,11 +56,24 @@ class Drain(_Message, frozen=True):
 
 
 class Retire(_Message, frozen=True):
-    """A drained node has no worker left and gets none: say goodbye and end."""
+    """A drained node has no worker left and gets none: hand over what its store has to ``successor``, which serves
+    other sites at ``site_endpoint`` (empty: there is no other node), say goodbye and end."""
+
+    successor: str = ""
+    site_endpoint: str = ""
+
+
+class SiteAt(_Message, frozen=True):
+    """Answer to ``SiteWanted``: the node ``at`` (the site itself, or the one that stands in for it since it left)
+    serves other sites at ``endpoint``; empty: the site is gone."""
+
+    site: str
+    at: str
+    endpoint: str
 
 
 class ClusterEnds(_Message, frozen=True):
     """The scheduler was told to stop: the node ends, with all its workers."""
 
 
-Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire | ClusterEnds
+Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire | SiteAt | ClusterEnds

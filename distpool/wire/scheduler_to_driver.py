@@ -78,6 +78,16 @@ class DemandInfeasible(_Message, frozen=True):
     reason: str
 
 
+class SiteAt(_Message, frozen=True):
+    """Answer to ``SiteWanted`` (see ``scheduler_to_agent.SiteAt``); also unasked, when a node wants something of the
+    driver, which cannot be dialled: then ``summoned`` is set, and the driver dials."""
+
+    site: str
+    at: str
+    endpoint: str
+    summoned: bool = False
+
+
 class ReclaimIdle(_Message, frozen=True):
     """Others wait for workers: give back those of this pool that have nothing to do.
 
@@ -144,6 +154,7 @@ Message = (
     | LeaseGranted
     | LeaseEnded
     | DemandInfeasible
+    | SiteAt
     | ReclaimIdle
     | LeaseWanted
     | HelloWanted

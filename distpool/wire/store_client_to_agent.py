@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from distpool.wire.objects import Extent
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     pass
@@ -96,6 +98,20 @@ class ContentsWanted(_Message, frozen=True):
     request: int
 
 
+class ObjectsWanted(_Message, frozen=True):
+    """The process needs objects that were made on other sites; answered by ``ObjectsHere``."""
+
+    request: int
+    extents: list[Extent]
+
+
+class PassOn(_Message, frozen=True):
+    """Send an encoded ``site_to_site`` message (that something is no longer needed) to this site."""
+
+    site: str
+    message: bytes
+
+
 class StoreGoodbye(_Message, frozen=True):
     """The client closes; what it made is removed."""
 
@@ -109,6 +125,8 @@ Message = (
     | SegmentSpilled
     | StoreContents
     | ContentsWanted
+    | ObjectsWanted
+    | PassOn
     | StoreGoodbye
 )
 """Everything that a store client may send."""

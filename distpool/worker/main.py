@@ -7,7 +7,6 @@ while it is idle; *watch* receives while a task runs (see ``watch``).
 from __future__ import annotations
 
 import atexit
-import errno
 import faulthandler
 
 # What every worker's set-up needs is loaded once per node, in the zygote.
@@ -115,30 +114,11 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], channel: Channel, start: Wo
     """Listen for the driver; returns where it finds this worker."""
     if start.cluster is None or keys is None:
         return channel.bind(start.endpoint, shortcuts=True)
+    from distpool.node.ports import bind_first_free
     from distpool.wire.gatekeeper import Gatekeeper
 
     Gatekeeper(context, keys)
     return bind_first_free(channel, start.cluster)
-
-
-def bind_first_free(channel: Channel, facts: ClusterFacts) -> str:
-    """Listen on the first port of a range that is free; returns the endpoint that others dial.
-
-    :raises OSError: when none is free.
-    """
-    for port in range(facts.first_port, facts.last_port + 1):
-        try:
-            endpoint = channel.bind(f"tcp://{facts.bind_host}:{port or '*'}")
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return f"tcp://{facts.advertised_host}:{endpoint.rpartition(':')[2]}"
-    raise OSError(
-        errno.EADDRINUSE,
-        f"all ports from {facts.first_port} to {facts.last_port} on {facts.bind_host} are in use: start the node with "
-        "a larger range for --worker-ports",
-    )
 
 
 def _run_exit_functions() -> None:

@@ -306,9 +306,10 @@ class Runner:
                 Path(self._start.store_folder),
                 mailbox.channel.routing_id.decode(),
                 node=self._start.node,
-                shared=self._start.cluster is None,
                 on_unpinned=mailbox.note_unpinned,
             )
+            if self._start.cluster is not None:
+                self._store.reach_through_agent()
             install(self._store)
             mailbox.on_release = self._store.release
             context.install(

@@ -1,0 +1,38 @@
+"""The scheduler core's answers to those who look for a site: where a node serves others, who stands in for one that has
+left, and drivers, which dial and are not dialled.  It knows sites, never objects."""
+
+from __future__ import annotations
+
+from distpool.scheduler.capacity import Node
+from distpool.scheduler.desk import Desk
+from distpool.scheduler.events import ToAgent
+from distpool.wire import scheduler_to_agent as to_agent
+from distpool.wire import scheduler_to_driver as to_driver
+from distpool.wire.site_to_site import is_driver
+
+
+class SiteSide:
+    """See the module's description."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def on_agent_wants(self, node: Node, site: str) -> None:
+        """A node looks for a site."""
+        desk = self._desk
+        if is_driver(site):
+            driver = desk.book.drivers.get(site)
+            if driver is not None and driver.greeted:
+                desk.tell(site, to_driver.SiteAt(node.name, node.name, node.site_endpoint, summoned=True))
+                return
+            found: tuple[str, str] | None = ("", "") if desk.knows_all() else None
+        else:
+            found = desk.site_at(site)
+        if found is not None:
+            desk.effects.append(ToAgent(node.name, to_agent.SiteAt(site, *found)))
+
+    def on_driver_wants(self, driver: str, site: str) -> None:
+        """A driver looks for a node."""
+        found = self._desk.site_at(site)
+        if found is not None:
+            self._desk.tell(driver, to_driver.SiteAt(site, *found))

@@ -1,0 +1,290 @@
+"""The shell around the two cores of a site: messages, files, and those who wait.
+
+Everything here runs in one thread, that of the loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from distpool.store.transfer import fanout_core, pull_core
+from distpool.store.transfer.connections import Connections, Loop
+from distpool.store.transfer.files import Files
+from distpool.wire import site_to_site as says
+from distpool.wire.objects import Extent, Place
+
+#: Told which objects are here now, where, and which cannot be had, and why.
+Done = Callable[[list[Place], dict[str, str]], None]
+
+
+class Admission(Protocol):
+    """Says where there is room, perhaps not at once."""
+
+    def ask(self, size_bytes: int, then: Callable[[bool], None]) -> None:
+        """Call ``then`` with whether it may be in memory."""
+
+    def give_back(self, size_bytes: int) -> None:
+        """So much memory is free again."""
+
+
+class _Question:
+    def __init__(self, keys: Iterable[str], done: Done) -> None:
+        self.missing = set(keys)
+        self.done = done
+        self.places: list[Place] = []
+        self.lost: dict[str, str] = {}
+
+
+class Site:
+    """See the module's description.
+
+    :param name: of the site.
+    :param connect: makes its connections, given itself.
+    """
+
+    def __init__(
+        self, name: str, loop: Loop, files: Files, admission: Admission, connect: Callable[[Site], Connections]
+    ) -> None:
+        self.name = name
+        self.files = files
+        self._admission = admission
+        self._pulls = pull_core.PullCore()
+        self._fanout = fanout_core.FanoutCore(name)
+        self._extents: dict[str, Extent] = {}
+        self._askers = itertools.count(1)
+        self._questions: dict[int, _Question] = {}
+        #: Bytes received and sent, for people.
+        self.received_bytes = self.sent_bytes = 0
+        self._on: dict[type, Callable[[str, Any], None]] = {
+            says.SourceWanted: self._on_source_wanted,
+            says.SourceFailed: self._on_source_failed,
+            says.SourceNamed: self._on_source_named,
+            says.SourceUnknown: self._on_source_unknown,
+            says.Received: lambda site, message: self._share(fanout_core.Received(message.key, site)),
+            says.ChunkWanted: self._on_chunk_wanted,
+            says.Chunk: self._on_chunk,
+            says.ObjectsEnded: lambda site, message: self.on_ended(message.object_ids),
+        }
+        loop.add_timer(self._pulls.next_deadline, lambda now: self._pull(pull_core.TimePassed()))
+        loop.add_timer(self._fanout.next_deadline, lambda now: self._share(fanout_core.TimePassed()))
+        self.connections = connect(self)
+
+    def want(self, extents: Iterable[Extent], done: Done) -> None:
+        """Have these objects on this site."""
+        remote: dict[str, Extent] = {}
+        question = _Question((), done)
+        for extent in extents:
+            here = self.files.has(extent.segment, fetch=extent.home == self.name)
+            if here:  # made here, or taken over from a node that has left
+                question.places.append(Place(extent.object_id, extent.segment, 0))
+            elif extent.home == self.name:
+                question.lost[extent.object_id] = f"its segment {extent.segment} was removed"
+            else:
+                remote[extent.key] = extent
+        question.missing.update(remote)
+        if not remote:
+            done(question.places, question.lost)
+            return
+        asker = next(self._askers)
+        self._questions[asker] = question
+        for key, extent in remote.items():
+            self._extents.setdefault(key, extent)
+            self._pull(pull_core.Wanted(extent, asker))
+
+    def on_ended(self, object_ids: Iterable[str]) -> None:
+        """Nobody needs these objects any more."""
+        names = tuple(object_ids)
+        self._share(fanout_core.Ended(names))
+        self._pull(pull_core.ObjectsEnded(names))
+
+    def evict(self, segment: str) -> int:
+        """Give up a copy; returns the memory that came free."""
+        key = self.files.key_of(segment)
+        copy = self.files.copies.get(key)
+        if copy is None or key not in self._pulls.copies:
+            return 0
+        size_bytes = copy.size_bytes if copy.in_memory else 0
+        self._pull(pull_core.CopyEvicted(key))
+        return size_bytes
+
+    def copies(self) -> list[tuple[str, int, float]]:
+        """Name, size and time of last use of the copies in memory that are complete."""
+        files = self.files.copies
+        return [
+            (files[key].name, files[key].size_bytes, used)
+            for key, used in self._pulls.copies.items()
+            if key in files and files[key].in_memory
+        ]
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def on_site_said(self, site: str, message: Any) -> None:
+        """See ``connections.Party``."""
+        handler = self._on.get(type(message))
+        if handler is not None:
+            handler(site, message)
+
+    def handles(self, kind: type, handler: Callable[[str, Any], None]) -> None:
+        """Let ``handler`` have messages of a kind that are not about objects here."""
+        self._on[kind] = handler
+
+    def on_link_up(self, site: str) -> None:
+        """See ``connections.Party``."""
+        self._pull(pull_core.LinkUp(site))
+
+    def on_link_lost(self, site: str) -> None:
+        """See ``connections.Party``."""
+        self._pull(pull_core.LinkLost(site))
+
+    def on_site_gone(self, site: str) -> None:
+        """See ``connections.Party``."""
+        self._share(fanout_core.SiteLost(site))
+        self._pull(pull_core.SiteGone(site))
+
+    # -- giving ---------------------------------------------------------------------------------------------------
+
+    def _on_source_wanted(self, site: str, message: says.SourceWanted) -> None:
+        extent = message.extent
+        if not self.files.has(extent.segment, fetch=True):
+            self.connections.reply(site, says.SourceUnknown(extent.key))
+            return
+        self._share(fanout_core.Asked(extent.key, site))
+
+    def _on_source_failed(self, site: str, message: says.SourceFailed) -> None:
+        extent = message.extent
+        if not self.files.has(extent.segment, fetch=True):
+            self.connections.reply(site, says.SourceUnknown(extent.key))
+            return
+        self._share(fanout_core.Asked(extent.key, site, message.source or self.name))
+
+    def _on_chunk_wanted(self, site: str, message: says.ChunkWanted) -> None:
+        extent, key = message.extent, message.extent.key
+        size_bytes = min(message.size_bytes, pull_core.CHUNK_BYTES)
+        data = self.files.read(extent, message.offset, size_bytes)
+        if data is None and key in self._pulls.copies and 0 <= message.offset <= extent.size_bytes - size_bytes:
+            data = self.files.copies[key].read(message.offset, size_bytes)
+        if data is None:
+            self.connections.reply(site, says.SourceUnknown(key))
+            return
+        self.sent_bytes += len(data)
+        self.connections.reply(site, says.Chunk(key, message.offset, memoryview(data)))
+
+    def _share(self, event: fanout_core.Event) -> None:
+        for effect in self._fanout.handle(event, time.monotonic()):
+            if isinstance(effect, fanout_core.DropCopies):
+                self.connections.reply(effect.site, says.ObjectsEnded(list(effect.object_ids)))
+                continue
+            source = "" if effect.source == self.name else effect.source
+            if not self.connections.reply(effect.consumer, says.SourceNamed(effect.key, source, effect.others)):
+                continue  # it asks again when it is back
+
+    # -- taking ---------------------------------------------------------------------------------------------------
+
+    def _on_source_named(self, site: str, message: says.SourceNamed) -> None:
+        extent = self._extents.get(message.key)
+        if extent is not None:
+            source = message.source or extent.home
+            self._pull(pull_core.SourceNamed(message.key, source, message.others))
+
+    def _on_source_unknown(self, site: str, message: says.SourceUnknown) -> None:
+        extent = self._extents.get(message.key)
+        if extent is not None:
+            named = extent.home if self.connections.stands_for(extent.home) == site else site
+            self._pull(pull_core.SourceUnknown(message.key, named))
+
+    def _on_chunk(self, site: str, message: says.Chunk) -> None:
+        self.received_bytes += len(message.data)
+        self._pull(pull_core.ChunkCame(message.key, message.offset, len(message.data)), message.data)
+
+    def _pull(self, event: pull_core.Event, data: memoryview | None = None) -> None:
+        connections = self.connections
+        todo = [(event, data)]
+        while todo:
+            event, data = todo.pop(0)
+            for effect in self._pulls.handle(event, time.monotonic()):
+                if isinstance(effect, pull_core.AskChunk):
+                    message = says.ChunkWanted(effect.extent, effect.offset, effect.size_bytes)
+                    connections.ask(effect.source, message)
+                elif isinstance(effect, pull_core.StoreChunk):
+                    assert data is not None
+                    try:
+                        self.files.copies[effect.key].write(effect.offset, data)
+                    except OSError as error:
+                        # Should it have been the last piece, readers find it gone and ask again.
+                        refused = effect.key in self._pulls.pulls
+                        reason = _no_room(error)
+                        todo.append(
+                            (
+                                pull_core.RoomRefused(effect.key, reason)
+                                if refused
+                                else pull_core.CopyEvicted(effect.key),
+                                None,
+                            )
+                        )
+                elif isinstance(effect, pull_core.MakeRoom):
+                    self._make_room(effect)
+                elif isinstance(effect, pull_core.AskSource):
+                    home = effect.extent.home
+                    failed = "" if effect.failed == home else effect.failed
+                    ask = (
+                        says.SourceFailed(effect.extent, failed) if effect.failed else says.SourceWanted(effect.extent)
+                    )
+                    connections.ask(home, ask)
+                elif isinstance(effect, pull_core.TellReceived):
+                    self.files.copies[effect.extent.key].seal()
+                    connections.tell(effect.extent.home, says.Received(effect.extent.key))
+                elif isinstance(effect, pull_core.FindSite):
+                    connections.find(effect.site)
+                elif isinstance(effect, pull_core.Discard):
+                    self._discard(effect.key)
+                else:
+                    self._answer(effect)
+
+    def _make_room(self, effect: pull_core.MakeRoom) -> None:
+        extent = self._extents[effect.key]
+
+        def then(in_memory: bool) -> None:
+            if effect.key in self.files.copies:
+                if in_memory:
+                    self._admission.give_back(effect.size_bytes)
+                return
+            try:
+                self.files.new_copy(extent, in_memory)
+            except OSError as error:
+                if in_memory:
+                    self._admission.give_back(effect.size_bytes)
+                self._pull(pull_core.RoomRefused(effect.key, _no_room(error)))
+            else:
+                self._pull(pull_core.RoomMade(effect.key))
+
+        self._admission.ask(effect.size_bytes, then)
+
+    def _discard(self, key: str) -> None:
+        copy = self.files.copies.pop(key, None)
+        if key not in self._pulls.pulls:
+            self._extents.pop(key, None)
+        if copy is not None:
+            copy.remove()
+            if copy.in_memory:
+                self._admission.give_back(copy.object_bytes)
+
+    def _answer(self, effect: pull_core.Deliver | pull_core.Lose) -> None:
+        question = self._questions.get(effect.asker)
+        if question is None:
+            return
+        if isinstance(effect, pull_core.Deliver):
+            question.places.append(self.files.copies[effect.key].place)
+            question.missing.discard(effect.key)
+        else:
+            question.lost[effect.extent.object_id] = effect.reason
+            question.missing.discard(effect.extent.key)
+        if not question.missing:
+            del self._questions[effect.asker]
+            question.done(question.places, question.lost)
+
+
+def _no_room(error: OSError) -> str:
+    return f"there is no room for it here: {error.strerror or error}"
