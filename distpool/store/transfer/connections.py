@@ -60,6 +60,8 @@ class Connections:
         #: site -> the one that stands for it, and has been dialled
         self._stands_for: dict[str, str] = {}
         self._endpoints: dict[str, str] = {}
+        #: sites to which the connection is broken at present
+        self._down: set[str] = set()
         #: what waits until a site is found
         self._waiting: dict[str, deque[bytes]] = {}
         self._bell = Doorbell()
@@ -123,7 +125,8 @@ class Connections:
             return
         self.dial(at, endpoint)
         self._stands_for[site] = at
-        self._reached(site)
+        if at not in self._down:  # otherwise when it is back
+            self._reached(site)
 
     def dial(self, site: str, endpoint: str) -> None:
         """Connect to a site that listens."""
@@ -140,6 +143,7 @@ class Connections:
         self._send(site, _HELLO)
 
     def _hang_up(self, site: str) -> None:
+        self._down.discard(site)
         if self._endpoints.pop(site, None) is not None:
             self._dialling.disconnect(b"t-" + site.encode())
 
@@ -147,7 +151,7 @@ class Connections:
         if is_driver(site):
             return self._listening is not None and _try(self._listening, b"p-" + site.encode(), data)
         at = self._stands_for.get(site)
-        return at is not None and _try(self._dialling, b"t-" + at.encode(), data)
+        return at is not None and at not in self._down and _try(self._dialling, b"t-" + at.encode(), data)
 
     def _reached(self, site: str) -> None:
         for data in self._waiting.pop(site, ()):
@@ -177,9 +181,14 @@ class Connections:
             site = event.peer[2:].decode()
             names = [name for name, at in self._stands_for.items() if at == site]
             if isinstance(event, LinkUp):
+                self._down.discard(site)
                 self._send(site, _HELLO)
-            for name in names:
-                (self._party.on_link_up if isinstance(event, LinkUp) else self._party.on_link_lost)(name)
+                for name in names:
+                    self._reached(name)
+            else:
+                self._down.add(site)
+                for name in names:
+                    self._party.on_link_lost(name)
 
 
 def _try(channel: Channel, peer: bytes, data: bytes) -> bool:
