@@ -77,6 +77,8 @@ class SchedulerCore:
         """What must be done because of ``event``."""
         desk = self._desk
         desk.now = desk.book.now = now
+        if desk.began > now:
+            desk.began = now
         effects = desk.effects = []
         self._on[type(event)](event)
         if desk.timers and desk.timers[0][0] <= now:

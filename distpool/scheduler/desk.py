@@ -4,6 +4,7 @@ pools and drivers begin and end."""
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 
 from distpool.scheduler.book import Book
@@ -52,7 +53,8 @@ class Desk:
         self.effects: list[Effect] = []
         self._last_lease = 0
         self._has_predecessor = False
-        self._began: float | None = None
+        #: when it was first told anything
+        self.began = math.inf
         #: nodes that have left -> who has their objects
         self.successors: dict[str, str] = {}
 
@@ -70,9 +72,7 @@ class Desk:
 
     def knows_all(self) -> bool:
         """Whether everybody has had the time to say hello to this scheduler."""
-        if self._began is None:
-            self._began = self.now
-        return self.now >= self._began + self.silence_s
+        return self.now >= self.began + self.silence_s
 
     def successor_of(self, node: Node) -> Node | None:
         """Who takes over the objects of a node that leaves: the one with most memory."""
