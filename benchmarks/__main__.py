@@ -4,6 +4,7 @@
     python -m benchmarks --quick                         small sizes, one round: does everything work?
     python -m benchmarks --only submit,chain --contenders ours,ray,pool-fork
     python -m benchmarks growth                          how our cost per task grows with tasks, workers and leases
+    python -m benchmarks hosts                           one driver, its workers on 1, 2 and 4 hosts (as root)
     python -m benchmarks report                          the tables and plots again, from the runs written down
 
 Needs Python 3.10 or newer and pip.  The alternatives are installed in an environment of their own.
@@ -25,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", nargs="?", choices=["run", "growth", "limits", "report"], default="run")
+    parser.add_argument("action", nargs="?", choices=["run", "growth", "hosts", "limits", "report"], default="run")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--only", metavar="WORKLOAD,...", help="these workloads only")
     parser.add_argument("--contenders", metavar="NAME,...", help="these only; 'ours' and 'others' are groups")
@@ -70,6 +71,11 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     if wanted.action == "growth":
         growth.carry_out(output, quick=wanted.quick)
+        return 0
+    if wanted.action == "hosts":
+        from benchmarks import hosts
+
+        hosts.carry_out(output, quick=wanted.quick)
         return 0
     if wanted.action == "run":
         os.environ.setdefault("MPLBACKEND", "Agg")

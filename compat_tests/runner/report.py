@@ -24,8 +24,8 @@ in a process of its own with a time limit; a hang counts as a failure, and so do
 is known to fail and has a reason; it is listed below. *Unexpected* failures make the run fail. Each test counts with
 its last run.
 
-`three hosts` rows are programs of a cluster: the tests run on a host that is no node, beside three that are, each with
-network, host name, processes, shared memory and temporary files of its own. Exceptions for one machine hold there, too.
+Rows `on three hosts` are programs of a cluster: the tests run on a host that is no node, beside three that are, each
+with network, host name, processes, shared memory and temporary files of its own. Exceptions for one machine hold there.
 
 To run one suite: `python -m compat_tests run SUITE --python PYTHON`. To run all: `python -m compat_tests run all`.
 On hosts, as root: the same with `--hosts`.
@@ -34,9 +34,9 @@ On hosts, as root: the same with `--hosts`.
 _TARGETS = {
     "stdlib": "original",
     "distpool": "distpool",
-    "distpool-hosts": "distpool, three hosts",
+    "distpool-hosts": "distpool on three hosts",
     "distexecutor": "distpool (`DistExecutor`)",
-    "distexecutor-hosts": "distpool (`DistExecutor`), three hosts",
+    "distexecutor-hosts": "distpool (`DistExecutor`) on three hosts",
     "loky": "original with `n_jobs=2`, loky",
 }
 
