@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -97,6 +98,8 @@ def start(arguments: argparse.Namespace) -> int:
     host = arguments.host or (
         token.address.rpartition(":")[0] if arguments.head else machine.address_towards(token.address)
     )
+    if arguments.foreground:  # nothing is left of a node that is told to end before it is up
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if arguments.until_eof:
         threading.Thread(target=_end_with_input, daemon=True).start()
     first_port, last_port = _port_range(arguments.worker_ports)
@@ -149,7 +152,7 @@ def _stay(started: launch.MemberStart) -> int:
 def _end_with_input() -> None:
     while os.read(0, 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)  # before the node is up this process ends, and then so does the node
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _ask_to_end(pid: int) -> None:

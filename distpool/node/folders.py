@@ -48,25 +48,25 @@ class Folders:
         :param spill_parent: where to spill to; empty: below the folder with the sockets.
         :raises ConnectError: when there is no place for them.
         """
-        name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
-        short = [folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER]
-        root, lock = _make_first(short, name)
-        locks = [lock]
+        # Loaded before anything is made: this process may be told to end while it takes its time.
         from distpool.store.segments import shared_memory
 
+        name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
+        short = [folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER]
         memory = shared_memory()
+        root, lock = _make_first(short, name)
+        folders = cls(root, root, os.path.join(root, "spill"))
+        folders._locks.append(lock)
         try:
-            store, lock = _make_first([str(memory)] if memory is not None else [], name)
-            locks.append(lock)
-        except ConnectError:
-            store = os.path.join(root, "store")
-            os.mkdir(store, 0o700)
-        folders = cls(root, store, os.path.join(root, "spill"))
-        folders._locks = locks
-        try:
+            try:
+                folders.store, lock = _make_first([str(memory)] if memory is not None else [], name)
+                folders._locks.append(lock)
+            except ConnectError:
+                folders.store = os.path.join(root, "store")
+                os.mkdir(folders.store, 0o700)
             if spill_parent:
                 folders.spill, lock = _make_first([spill_parent], name)
-                locks.append(lock)
+                folders._locks.append(lock)
         except BaseException:
             folders.remove()
             raise

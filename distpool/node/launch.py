@@ -267,6 +267,7 @@ def start_member(
     )
     life_read, life_write = os.pipe()
     status_read, status_write = os.pipe()
+    pid = 0
     try:
         try:
             pid = spawn("member", life_read, status_write, output)
@@ -288,11 +289,15 @@ def start_member(
             said = f"it did not start within {timeout_s:g} s".encode()
         if not said.startswith(READY):
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            folders.remove()
+            pid = 0
             words = said.decode(errors="replace").strip()
             raise ConnectError(words or f"the node process ended with exit code {code} and said nothing")
-    except BaseException:
+    except BaseException:  # also when this process is told to end meanwhile
         os.close(life_write)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        folders.remove()
         raise
     finally:
         os.close(status_read)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from distpool.provision.registry import ENGINES
 
 if TYPE_CHECKING:
+    from distpool.provision.dask import Dask
     from distpool.provision.local import Local
     from distpool.provision.mpi import MPI
+    from distpool.provision.ray import Ray
     from distpool.provision.slurm import Slurm
     from distpool.provision.ssh import SSH
 
 _HOMES = {name: module for module, name in ENGINES.values()}
 
-__all__ = ["MPI", "SSH", "Local", "Slurm"]
+__all__ = ["MPI", "SSH", "Dask", "Local", "Ray", "Slurm"]
 
 
 def __getattr__(name: str) -> Any:

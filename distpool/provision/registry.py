@@ -18,6 +18,8 @@ ENGINES = {
     "local": ("distpool.provision.local", "Local"),
     "mpi": ("distpool.provision.mpi", "MPI"),
     "ssh": ("distpool.provision.ssh", "SSH"),
+    "dask": ("distpool.provision.dask", "Dask"),
+    "ray": ("distpool.provision.ray", "Ray"),
     "slurm": ("distpool.provision.slurm", "Slurm"),
 }
 _GROUP = "distpool.engines"

@@ -197,7 +197,7 @@ class SlurmProvisioner:
         if job not in self._queue:
             known = since >= self._asked_at
             gone = f"job {job} has ended: Slurm does not know it any more{self._keys.last_words(node)}"
-            phase, reason = (Phase.QUEUED, "submitted") if known else (Phase.FAILED, gone)
+            phase, reason = (Phase.QUEUED, "in Slurm") if known else (Phase.FAILED, gone)
             return Machine(self._kind.name, phase, reason)
         state, reason, machine = self._queue[job]
         if state == "COMPLETED":
@@ -205,7 +205,7 @@ class SlurmProvisioner:
         if state in _WAITING:
             if reason in _NEVER:
                 return Machine(self._kind.name, Phase.FAILED, f"job {job} cannot start: {reason}", hopeless=True)
-            return Machine(self._kind.name, Phase.QUEUED, reason if state == "PENDING" else state)
+            return Machine(self._kind.name, Phase.QUEUED, f"in Slurm ({reason if state == 'PENDING' else state})")
         if state in _STARTING:
             return Machine(self._kind.name, Phase.STARTING)
         if state == "RUNNING" or state in _ENDING:

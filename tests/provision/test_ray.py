@@ -1,0 +1,139 @@
+"""Nodes inside of actors of a real Ray on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distpool.node import folders
+from distpool.node.statefolder import find_token
+from distpool.provision.interface import Phase
+from distpool.provision.link import OperatorLink
+from distpool.provision.ray import Ray, RayProvisioner
+from tests.provision.contract import ProvisionerContract, eventually
+from tests.provision.gate import Gate
+from tests.provision.programs import ENDLESS, SPREAD
+from tests.support.head import running_head
+
+# It listens to the machine's network, and reads this when it is imported.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+ray = pytest.importorskip("ray", reason="Ray is not installed (see docs/how-to/develop.md)")
+
+pytestmark = [
+    pytest.mark.watchdog(240),
+    # Ray keeps threads and processes of its own from connection to connection.
+    pytest.mark.leaks("processes", "threads", "descriptors"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray with two CPUs, which programs of this module find as ``auto``."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        # A new cluster of Ray's ends what was started before in this folder, and nothing else.
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        words = [sys.executable, "-m", "ray.scripts.scripts"]
+        options = ["--num-cpus=2", "--object-store-memory=80000000", "--include-dashboard=false", "--port=0"]
+        start = [*words, "start", "--head", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
+        with open(Path(folder) / "log", "wb") as log:
+            process = subprocess.Popen([*start, "--block"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            try:
+                eventually(lambda: b"--block" in (Path(folder) / "log").read_bytes(), 120)
+                yield
+            finally:
+                process.terminate()
+                process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def address(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_head(tmp_path_factory.mktemp("state")) as address:
+        yield address
+
+
+@pytest.fixture
+def link(address: str) -> Iterator[OperatorLink]:
+    with OperatorLink(address) as link:
+        eventually(lambda: len(link.load().nodes) == 1)  # those of the test before are gone
+        yield link
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate", sys.executable)
+
+
+@pytest.fixture
+def provisioner(address: str, request: pytest.FixtureRequest) -> Iterator[RayProvisioner]:
+    python = request.getfixturevalue("harness").script if "harness" in request.fixturenames else ""
+    provisioner = RayProvisioner(Ray(nodes=2, cpus=1, python=str(python)), find_token(address))
+    yield provisioner
+    provisioner.close()
+
+
+class TestRay(ProvisionerContract):
+    def test_what_ray_has_no_room_for_waits_with_the_reason(self, provisioner: RayProvisioner, address: str) -> None:
+        @ray.remote(num_cpus=2)
+        class Other:
+            pass
+
+        other = Other.remote()
+        ray.get(other.__ray_ready__.remote())
+        provisioner.start("one", "ray")
+        eventually(lambda: "1 CPU wanted, 0 free" in provisioner.list()["one"].reason)
+        assert provisioner.list()["one"].phase is Phase.QUEUED
+        ray.kill(other)
+        eventually(lambda: provisioner.list()["one"].phase is Phase.RUNNING)
+
+    def test_one_whose_actor_is_lost_has_failed(self, provisioner: RayProvisioner, link: OperatorLink) -> None:
+        self.start(provisioner, "one", link)
+        ray.kill(provisioner._actors["one"].handle)
+        eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
+        assert "its actor is lost" in provisioner.list()["one"].reason
+        eventually(lambda: "one" not in self.nodes(link))  # the agent has ended with it
+        folders.sweep()
+
+
+def test_a_program_and_its_nodes(cluster: None, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SPREAD)
+    words = [sys.executable, str(path), "ray://?nodes=2&cpus=1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
+
+
+def test_nodes_end_with_a_program_that_is_killed(cluster: None, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(ENDLESS)
+    words = [sys.executable, str(path), "ray://?cpus=1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        assert agents()
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: not agents())
+
+
+def agents() -> list[str]:
+    """Agents of this test run that engines hold."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_text()
+            if "--until-eof" in command and os.environ["RAY_TMPDIR"] in (path / "environ").read_text():
+                found.append(path.name)
+        except OSError:
+            pass
+    return found
