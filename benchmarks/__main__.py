@@ -1,6 +1,8 @@
 """``python -m benchmarks``: make the environment, run, report.
 
     python -m benchmarks                                 everything (about an hour and a half on two cores)
+    python -m benchmarks --minutes 28                    everything once, the fast contenders as often as there is time
+    python -m benchmarks --minutes 28 --resume           go on with a run that was cut short
     python -m benchmarks --quick                         small sizes, one round: does everything work?
     python -m benchmarks --only submit,chain --contenders ours,ray,pool-fork
     python -m benchmarks growth                          how our cost per task grows with tasks, workers and leases
@@ -34,6 +36,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="per run, instead of each workload's own")
     parser.add_argument("--output", type=Path, help="folder for results (default benchmarks/results, or results/quick)")
+    parser.add_argument("--minutes", type=float, help="a budget of time; no run takes more than 30 s then")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was cut short")
     parser.add_argument("--add", action="store_true", help="add to the runs that are in the output folder already")
     parser.add_argument("--list", action="store_true", help="workloads and contenders")
     parser.add_argument("--environment", type=Path, default=ROOT / ".venv-bench", help="where to install")
@@ -87,9 +91,11 @@ def main() -> int:
             quick=wanted.quick,
             output=output,
             time_limit_s=wanted.time_limit,
+            minutes=wanted.minutes,
+            resume=wanted.resume,
         )
         earlier = output / "runs.json"
-        records = json.loads(earlier.read_text())["runs"] if wanted.add and earlier.exists() else []
+        records = json.loads(earlier.read_text())["runs"] if (wanted.add or wanted.resume) and earlier.exists() else []
         run.carry_out(plan, records)
     report.write(output)
     return 0

@@ -25,6 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 #: A run longer than this is not repeated more often than ``SLOW_RUNS`` times.
 SLOW_S = 45.0
 SLOW_RUNS = 2
+#: Contenders that take seconds to start, or minutes for what others do in one: with a budget of time they run after the
+#: others, and once.
+SLOW = ("ray", "ray-put", "dask", "dask-scatter", "ipyparallel", "parsl")
+#: With a budget of time: the limit of each run, and what is not repeated.
+BUDGET_LIMIT_S, BUDGET_SHORT_S = 30.0, 8.0
 #: Seconds for a contender to take itself down after its numbers are in.
 CLOSE_S = 20.0
 
@@ -41,15 +46,36 @@ class Plan:
     output: Path
     #: Overrides each workload's own limit.
     time_limit_s: float | None = None
+    #: The budget of time: no run is begun that might exceed it.
+    minutes: float | None = None
+    #: Go on with a run that was cut short: what has been run counts.
+    resume: bool = False
 
     def runs(self) -> Iterator[tuple[int, str, str]]:
         """(round, workload, contender), interleaved."""
-        for turn in range(self.rounds):
-            for name in self.workloads:
-                taking_part = [each for each in workload.load(name).CONTENDERS if each in self.contenders]
-                shift = turn % len(taking_part) if taking_part else 0
-                for contender in taking_part[shift:] + taking_part[:shift]:
-                    yield turn, name, contender
+        if self.minutes is None:
+            for turn in range(self.rounds):
+                yield from self._round(turn, self.contenders)
+            return
+        fast = [name for name in self.contenders if name not in SLOW]
+        yield from self._round(0, fast)
+        yield from self._round(0, [name for name in self.contenders if name in SLOW])
+        for turn in range(1, self.rounds):
+            yield from self._round(turn, fast)
+
+    def _round(self, turn: int, contenders: list[str]) -> Iterator[tuple[int, str, str]]:
+        for name in self.workloads:
+            taking_part = [each for each in workload.load(name).CONTENDERS if each in contenders]
+            shift = turn % len(taking_part) if taking_part else 0
+            for contender in taking_part[shift:] + taking_part[:shift]:
+                yield turn, name, contender
+
+    def has_time(self, earlier: list[dict[str, Any]], left_s: float) -> bool:
+        """Whether a run may begin ``left_s`` seconds before the budget is used up, given those of the same before."""
+        longest_s = max((run["wall_s"] for run in earlier), default=0.0)
+        if earlier and longest_s > BUDGET_SHORT_S:
+            return False
+        return left_s > (1.5 * longest_s + 1.0 if earlier else BUDGET_LIMIT_S)
 
 
 def carry_out(plan: Plan, records: list[dict[str, Any]]) -> None:
@@ -58,10 +84,14 @@ def carry_out(plan: Plan, records: list[dict[str, Any]]) -> None:
     file = plan.output / "runs.json"
     document: dict[str, Any] = {"machine": machine.facts(), "quick": plan.quick, "limits": {}, "runs": records}
     say("limits of this machine")
+    end = None if plan.minutes is None else time.monotonic() + 60 * plan.minutes
     document["limits"] = limits.measure(quick=plan.quick)
+    file.write_text(json.dumps(document, indent=1))
     for turn, name, contender in plan.runs():
         earlier = [run for run in records if (run["workload"], run["contender"]) == (name, contender)]
-        if not worth_repeating(earlier):
+        if not worth_repeating(earlier) or (plan.resume and len(earlier) > turn):
+            continue
+        if end is not None and not plan.has_time(earlier, end - time.monotonic()):
             continue
         record = run_once(plan, name, contender)
         record["round"] = turn
@@ -82,7 +112,9 @@ def run_once(plan: Plan, name: str, contender: str) -> dict[str, Any]:
     """One fresh process; never raises for what a contender does."""
     module = workload.load(name)
     size = module.SIZES.of(contender, plan.quick)
-    limit_s: float = getattr(module, "TIME_LIMIT_S", 120.0) if plan.time_limit_s is None else plan.time_limit_s
+    limit_s: float = getattr(module, "TIME_LIMIT_S", 120.0) if plan.minutes is None else BUDGET_LIMIT_S
+    if plan.time_limit_s is not None:
+        limit_s = plan.time_limit_s
     record: dict[str, Any] = {"workload": name, "contender": contender, "size": size, "workers": plan.workers}
     shared_before, busy_before, own_before = proc.shared_memory_bytes(), proc.machine_busy_s(), own_cpu_s()
     started = time.perf_counter()
