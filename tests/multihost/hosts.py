@@ -263,11 +263,11 @@ def nodes(
     started: list[Host] = []
     try:
         head = hosts[0]
-        head.run(*command, "start", "--head", "--port", "47000", *offer, env=environment)
+        head.run(*command, "start", "--head", "--port", "47000", *offer, *_own(head), env=environment)
         started.append(head)
         token = head.run("cat", f"/tmp/state/distpool/clusters/{head.address}:47000.token")
         for host in hosts[1:]:
-            join = (*command, "start", "--join", *offer)
+            join = (*command, "start", "--join", *offer, *_own(host))
             # By turns in the ways that there are.
             if len(started) % 2:
                 host.run(*join, "--token-file", "-", text=token, env=environment)
@@ -278,3 +278,8 @@ def nodes(
     finally:
         for host in reversed(started):
             host.run(*command, "stop", status=None, env=environment)
+
+
+def _own(host: Host) -> tuple[str, str]:
+    """Each host has a resource of its own name, by which tasks can be sent to it."""
+    return "--resources", f"{host.name}=100"
