@@ -2,14 +2,15 @@
 
 ``DISTPOOL_CRASH_POINT="worker store.sealed 3 /path/of/a/file"`` in the environment of a program: the first worker of it
 that comes to the point ``store.sealed`` for the third time dies there and leaves the file, which nobody else does then.
-The roles are ``driver``, ``worker`` and ``agent``.  Read once, when a process first imports this; without it, a point
-costs the call of a function that does nothing.
+The roles are ``driver``, ``worker``, ``zygote`` and ``agent`` (in a private node, that is the scheduler as well).  Read
+once, when a process first imports this; without it, a point costs the call of a function that does nothing.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 _role = "driver"
 
@@ -21,6 +22,10 @@ def play(role: str) -> None:
 
 
 def _go_on(point: str) -> None:
+    pass
+
+
+def _nothing_of(where: str, event: Any) -> None:
     pass
 
 
@@ -44,6 +49,13 @@ class _Crash:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _reach_by_name(where: str, event: Any) -> None:
+    event = getattr(event, "message", event)
+    reach(f"{where}.{type(event).__name__}")
+
+
 _wanted = os.environ.get("DISTPOOL_CRASH_POINT", "").split()
 #: Say that the process is at a point.
 reach = _Crash(*_wanted) if len(_wanted) == 4 else _go_on
+#: Say that the process is at a point that is named after an event, or after the message in it.
+reach_event = _reach_by_name if len(_wanted) == 4 else _nothing_of

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from distpool import crashpoints
 from distpool.driver.interrupts import shield
 from distpool.driver.output import TaskOutput
 from distpool.wire import codec, scheduler_to_driver, worker_to_driver
@@ -307,6 +308,7 @@ class Loop:
         if known is None:
             return
         pool, lease = known
+        crashpoints.reach_event("driver.heard", message)
         if isinstance(message, _TASK_MESSAGES):
             if type(message) is worker_to_driver.TasksDone and len(message.results) == 1:
                 single = pool.on_single(lease, message, now)
@@ -327,6 +329,7 @@ class Loop:
 
     def _from_scheduler(self, message: scheduler_to_driver.Message, now: float, settled: Settled) -> None:
         session = self._session
+        crashpoints.reach_event("driver.heard", message)
         if isinstance(message, scheduler_to_driver.SchedulerWelcome):
             session.welcome = message
             return

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from typing import TYPE_CHECKING, Any
 
-from distpool import errors
+from distpool import crashpoints, errors
 from distpool.driver import core as pool_core
 from distpool.driver.core import PoolCore
 from distpool.driver.dependencies import values_of, when_all_done
@@ -548,6 +548,7 @@ class WorkerPool:
                 tasks.append(inbox.popleft())
             except IndexError:
                 break
+        crashpoints.reach("task.submitted")
         self._core.on_submitted(tasks, _monotonic() if now is None else now, effects)
 
     def _perform(self, effects: Effects) -> Settled:

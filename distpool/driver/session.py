@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from distpool import errors
+from distpool import crashpoints, errors
 from distpool.driver import ending
 from distpool.driver.ahead import take_over
 from distpool.driver.functions import FunctionTable
@@ -338,6 +338,7 @@ class Session:
         """Send to the scheduler."""
         try:
             self.channel.send(SCHEDULER, (codec.encode(message),))
+            crashpoints.reach_event("driver.said", message)
         except PeerUnreachable:
             pass
 
@@ -370,6 +371,7 @@ class Session:
 
     def settle(self, settled: Settled) -> None:
         """Resolve futures; their callbacks run in the loop's thread, never in one that merely passed by."""
+        crashpoints.reach("task.answered")
         callbacks = False
         for future, packed, error in settled:
             if future.settle("FINISHED", packed, error, due=self.due):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures._base import RUNNING
 from typing import TYPE_CHECKING, Any
 
+from distpool import crashpoints
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.state import Worker
 from distpool.driver.task import Task
@@ -135,7 +136,9 @@ class Workforce:
     def _send(
         self, worker: Worker, tasks: list[driver_to_worker.Task], functions: list[driver_to_worker.Function]
     ) -> None:
+        crashpoints.reach("task.dealt")
         try:
             self._session.channel.send(worker.peer, (_encode(driver_to_worker.RunTasks(tasks, functions)),))
+            crashpoints.reach("task.sent")
         except PeerUnreachable:
             pass  # word of its end is on the way, and the core then sends them elsewhere

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.node.control import ClusterFacts, Fork
 from distpool.node.core import AgentCore
 from distpool.node.events import (
@@ -126,6 +127,7 @@ class Agent:
 
     def handle(self, event: Event) -> None:
         """Let the core decide, and do it."""
+        crashpoints.reach_event("agent.heard", event)
         worker = self._worker_that_ended(event)
         if self._sampler is not None and isinstance(event, WorkerProcessExited) and event.exit_code == -signal.SIGKILL:
             event = event._replace(kernel_short_of_memory=self._sampler.kernel_killed())
@@ -144,6 +146,7 @@ class Agent:
                 self.zygotes.end(effect.generation)
             elif isinstance(effect, Evacuate):
                 self._evacuate(effect)
+            crashpoints.reach_event("agent.did", effect)
         if worker:
             for path in (self._socket_of(worker), shortcuts.path_beside(f"ipc://{self._socket_of(worker)}")):
                 with contextlib.suppress(OSError):

@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from distpool import crashpoints
 from distpool.node.control import Exited, Fork, Forked, Generate, NotForked, Ready, Unfit, ZygoteEnd
 
 _PR_SET_PDEATHSIG = 1
@@ -56,6 +57,7 @@ _NO_THREADS = dict.fromkeys(
 def run(control: socket.socket, worker_module: str, import_path: list[str]) -> NoReturn:
     """Be the first zygote, in a process that has just been forked (or started) for it.  Never returns."""
     die_with_parent()
+    crashpoints.play("zygote")
     sys.path += [entry for entry in import_path if entry not in sys.path]
     end = ZygoteEnd(control)
     try:
@@ -139,6 +141,7 @@ class _Zygote:
 
     def _fork(self, message: Fork, stderr: int) -> None:
         parent = os.getpid()
+        crashpoints.reach("zygote.forking")
         try:
             pid = os.fork()
         except OSError as error:
@@ -146,6 +149,7 @@ class _Zygote:
             return
         if not pid:
             self._become_worker(message, stderr, parent)
+        crashpoints.reach("zygote.forked")
         self._control.send(Forked(message.worker, pid))
 
     def _become_worker(self, message: Fork, stderr: int, parent: int) -> NoReturn:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.node.loop import Loop
 from distpool.node.machine import process_space
 from distpool.scheduler.core import SchedulerCore
@@ -71,9 +72,11 @@ class Server:
 
     def handle(self, event: Event) -> None:
         """Let the core decide, and do it."""
+        crashpoints.reach_event("scheduler.heard", event)
         for effect in self._core.handle(event, time.monotonic()):
             if isinstance(effect, ToDriver):
                 self._send(effect.driver.encode(), effect.message)
+                crashpoints.reach_event("scheduler.said", effect)
                 continue
             if isinstance(effect, ToOperator):
                 self._send(effect.operator.encode(), effect.message)

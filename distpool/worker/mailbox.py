@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.wire import codec, worker_to_agent
 from distpool.wire.channel import EVERYTHING, Channel, PeerUnreachable
 from distpool.wire.driver_to_worker import (
@@ -99,6 +100,7 @@ class Mailbox:
                 return
             self._driver = peer
         kind = type(message)
+        crashpoints.reach_event("worker.heard", message)
         if kind is RunTasks:
             if self.refusing:
                 return

@@ -77,6 +77,7 @@ class WorkerStart:
 def run(start: WorkerStart) -> NoReturn:
     """Be a worker until the driver says ``Leave``; then end the process with status 0."""
     crashpoints.play("worker")
+    crashpoints.reach("worker.began")
     reset_signals()
     _keep_crash_reports_visible()
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -87,14 +88,18 @@ def run(start: WorkerStart) -> NoReturn:
     endpoint = _listen(zmq_context, channel, start, keys)
     mailbox = Mailbox(channel, agent)
     runner = Runner(mailbox, start)
+    crashpoints.reach("worker.listening")
     mailbox.tell_agent(WorkerStarted(start.lease, endpoint, os.getpid()))
+    crashpoints.reach("worker.started")
     status = 0
     try:
         runner.serve()
+        crashpoints.reach("worker.leaving")
         runner.imports.report()
         _run_exit_functions()
         runner.end()
         channel.close(_LINGER_S)
+        crashpoints.reach("worker.left")
         zmq_context.term()
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)

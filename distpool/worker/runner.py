@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distpool import crashpoints
 from distpool.errors import DistpoolError, ObjectLostError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
@@ -122,6 +123,7 @@ class Runner:
 
     def _run_batch(self) -> None:
         """Run what is in the mailbox."""
+        crashpoints.reach("task.claimed")
         claim = self._mailbox.pending.popitem
         functions = self._functions
         forwarder = self._forwarder
@@ -351,6 +353,7 @@ class Runner:
         self._keep_recursion_limit()
         self._watch.keep_signal()
         self._forwarder.flush()
+        crashpoints.reach("worker.set_up")
         mailbox.tell_driver(answer)
 
     def flush(self) -> None:
@@ -379,7 +382,9 @@ class Runner:
                 results = done[:count]
                 del done[:count]
                 busy_s = self._busy_s
+                crashpoints.reach("task.answering")
                 mailbox.tell_driver(TasksDone(results, busy_s - self._reported_s))
+                crashpoints.reach("task.answered")
                 self._reported_s = busy_s
             if mailbox.unpinned:
                 mailbox.send_unpinned()
