@@ -432,6 +432,8 @@ class Session:
 
     def refused(self, reason: str, settled: Settled) -> None:
         """The scheduler will not serve this program: nothing can run (caller holds the lock)."""
+        if self.cluster is not None:
+            reason = f"the nodes from {self.address} are gone: {reason}; make a new pool to go on"
         failure = Failure(FailureKind.BROKEN, error=errors.ConnectError(reason))
         for pool in list(self.pools.values()):
             settled += pool.handle(functools.partial(pool.on_broken, failure), time.monotonic())
