@@ -12,6 +12,7 @@ from distpool.provision.registry import ENGINES
 
 if TYPE_CHECKING:
     from distpool.provision.dask import Dask
+    from distpool.provision.kubernetes import Kubernetes
     from distpool.provision.local import Local
     from distpool.provision.mpi import MPI
     from distpool.provision.ray import Ray
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {name: module for module, name in ENGINES.values()}
 
-__all__ = ["MPI", "SSH", "Dask", "Local", "Ray", "Slurm"]
+__all__ = ["MPI", "SSH", "Dask", "Kubernetes", "Local", "Ray", "Slurm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from distpool.provision.address import Engine
 #: scheme → module and class
 ENGINES = {
     "local": ("distpool.provision.local", "Local"),
+    "k8s": ("distpool.provision.kubernetes", "Kubernetes"),
     "mpi": ("distpool.provision.mpi", "MPI"),
     "ssh": ("distpool.provision.ssh", "SSH"),
     "dask": ("distpool.provision.dask", "Dask"),
