@@ -7,6 +7,7 @@
     python -m benchmarks --only submit,chain --contenders ours,ray,pool-fork
     python -m benchmarks growth                          how our cost per task grows with tasks, workers and leases
     python -m benchmarks hosts                           one driver, its workers on 1, 2 and 4 hosts (as root)
+    python -m benchmarks transfer                        node to node, against plain encrypted ZeroMQ (as root)
     python -m benchmarks report                          the tables and plots again, from the runs written down
 
 Needs Python 3.10 or newer and pip.  The alternatives are installed in an environment of their own.
@@ -28,7 +29,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", nargs="?", choices=["run", "growth", "hosts", "limits", "report"], default="run")
+    parser.add_argument(
+        "action", nargs="?", choices=["run", "growth", "hosts", "transfer", "limits", "report"], default="run"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--only", metavar="WORKLOAD,...", help="these workloads only")
     parser.add_argument("--contenders", metavar="NAME,...", help="these only; 'ours' and 'others' are groups")
@@ -80,6 +83,11 @@ def main() -> int:
         from benchmarks import hosts
 
         hosts.carry_out(output, quick=wanted.quick)
+        return 0
+    if wanted.action == "transfer":
+        from benchmarks import transfer
+
+        transfer.carry_out(output, quick=wanted.quick)
         return 0
     if wanted.action == "run":
         os.environ.setdefault("MPLBACKEND", "Agg")

@@ -18,7 +18,7 @@ from distpool.wire.objects import Extent
 #: With what is around it, a piece fits into one frame of an encrypted connection.
 CHUNK_BYTES = (1 << 18) - 512
 #: So many pieces are under way at a time.
-WINDOW = 32
+WINDOW = 96
 #: After so long without a piece, those under way are asked for again.
 _SILENT_S = 3.0
 #: A source is given up after so long without a piece, and the home is looked for anew.
