@@ -38,6 +38,8 @@ _LEND_AFTER_S = 0.03
 #: How soon this thread looks again whether somebody still leads, at first and at most.
 _ASIDE_S = 0.002
 _LONGEST_ASIDE_S = 0.5
+#: The end of a lead that took longer is told to this thread, whose looks have become rare by then.
+_LONG_LEAD_S = 0.02
 _TASK_MESSAGES = (
     worker_to_driver.TasksDone,
     worker_to_driver.Retracted,
@@ -151,7 +153,7 @@ class Loop:
             finally:
                 self._leader = 0
                 self._leading.release()
-                if self._aside and (_monotonic() - began > _ASIDE_S or self._session.busy()):
+                if self._aside and (_monotonic() - began > _LONG_LEAD_S or self._session.busy()):
                     self._bell.ring()
 
     def _run(self) -> None:
