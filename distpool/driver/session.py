@@ -30,6 +30,7 @@ from distpool.driver.loop import Loop
 from distpool.driver.pool import PoolSpec, Settled, WorkerPool
 from distpool.driver.recovery import Recovery
 from distpool.driver.state import Failure, FailureKind
+from distpool.driver.threads import require_threads
 from distpool.node.machine import cpu_count, process_space
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
@@ -165,6 +166,12 @@ class Session:
         self._unreachable_since: dict[bytes, float] = {}
         self._closed = False
         self.welcome: scheduler_to_driver.SchedulerWelcome | None = None
+        try:
+            require_threads()
+        except errors.ConnectError:
+            if self.node is not None:
+                self.node.stop()
+            raise
         self._context = zmq.Context()
         self.channel = Channel(self._context, self.routing_id, keys)
         #: Status questions, of a driver of a cluster.

@@ -6,9 +6,17 @@ and a program's own ``random.py`` would take the place of the standard library's
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
+
+_LIMITS = {
+    errno.EMFILE: "it may not open enough files: raise the limit (ulimit -n), 256 is plenty for a small node",
+    errno.ENFILE: "the machine has too many open files (fs.file-max)",
+    errno.EAGAIN: "no further process may be started: look at ulimit -u, and at pids.max of the control group",
+    errno.ENOMEM: "the system has no memory for another process",
+}
 
 
 def _start() -> None:
@@ -32,7 +40,8 @@ def _start() -> None:
 
         # To whoever started us and waits for word at the other end.
         known = type(error).__name__ == "ConnectError"
-        os.write(3, (str(error) if known else traceback.format_exc()).encode())
+        words = str(error) if known else _LIMITS.get(getattr(error, "errno", None) or 0) or traceback.format_exc()
+        os.write(3, words.encode())
         os._exit(1)
 
 

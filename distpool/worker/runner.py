@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
-from distpool.errors import DistpoolError, ObjectLostError, SerializationError, TaskInterrupted
+from distpool.errors import DistpoolError, ObjectLostError, ObjectStoreFullError, SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_agent import TaskEnded, TaskRuns
@@ -256,7 +256,9 @@ class Runner:
             cause = error
             if stage == _LOADING and isinstance(cause, ObjectLostError):
                 lost = cause.object_ids
-            if stage == _PACKING:
+            if isinstance(cause, ObjectStoreFullError):
+                pass  # says it all, and is what the program would get from a call of its own
+            elif stage == _PACKING:
                 error = SerializationError(f"the result of the task cannot be sent: {failure.summary(cause)}")
                 error.__cause__ = cause
             elif not isinstance(cause, DistpoolError):

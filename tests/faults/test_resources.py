@@ -1,0 +1,135 @@
+"""Programs that are short of something other than memory: a clear error or a degraded service, never a hang or a leak.
+
+Each is a process of its own, which takes something away from itself; mounts are in a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+RunScript = Callable[..., str]
+_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may mount")
+
+PROGRAM = '''
+import ctypes, os, resource, subprocess, sys
+
+def alone(*mounts):
+    """Have a mount namespace of our own, with these."""
+    if ctypes.CDLL(None).unshare(0x00020000):
+        print("SKIP: may not make a mount namespace")
+        sys.exit()
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    for options, folder in mounts:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder]).returncode:
+            print("SKIP: may not mount")
+            sys.exit()
+
+def size(data): return len(data)
+
+def open_all():
+    """Open files until there are no more; give them back."""
+    held = []
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError as error:
+        return error.errno
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+def show(call):
+    try:
+        print(call())
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+
+if __name__ == "__main__":
+'''
+BIG = "        show(lambda: executor.submit(size, bytes(5_000_000)).result(40))\n"
+BIG_BACK = "        show(lambda: size(executor.submit(bytes, 5_000_000).result(40)))\n"
+SMALL = "        show(lambda: executor.submit(size, b'four').result(40))\n"
+POOL = "    import distpool\n    with distpool.DistExecutor(2) as executor:\n"
+
+
+def lines_of(run_script: RunScript, taken: str, calls: str, **options: object) -> list[str]:
+    lines = run_script(PROGRAM + taken + POOL + calls + "    print('end')\n", **options).splitlines()
+    if lines and lines[0].startswith("SKIP"):
+        pytest.skip(lines[0])
+    return lines
+
+
+@_root
+@pytest.mark.parametrize("options", ["size=1m", "size=64k,ro"])
+def test_hardly_any_shared_memory(run_script: RunScript, options: str) -> None:
+    taken = f"    alone(({options!r}, '/dev/shm'))\n"
+    assert lines_of(run_script, taken, BIG + BIG_BACK + SMALL) == ["5000000", "5000000", "4", "end"]
+
+
+@_root
+def test_neither_shared_memory_nor_disk(run_script: RunScript) -> None:
+    taken = "    alone(('size=1m', '/dev/shm'), ('size=2m', '/tmp'))\n    os.environ['TMPDIR'] = '/tmp'\n"
+    there, back, small, end = lines_of(run_script, taken, BIG + BIG_BACK + SMALL)
+    for line in (there, back):
+        assert line.startswith("ObjectStoreFullError: no room for 5,000,000 bytes in /tmp/")
+        assert "bytes are free" in line
+    assert (small, end) == ("4", "end")
+
+
+@_root
+def test_no_folder_that_can_be_written(run_script: RunScript) -> None:
+    taken = "    alone(('ro', '/tmp'), ('ro', '/var/tmp'))\n    os.environ.pop('TMPDIR', None)\n    os.chdir('/proc')\n"
+    line, end = lines_of(run_script, taken, SMALL)
+    assert line.startswith("ConnectError: no folder for temporary files can be used (/tmp: Read-only file system")
+    assert end == "end"
+
+
+@pytest.mark.parametrize("name", ["HOME", "TMPDIR", "XDG_STATE_HOME"])
+def test_a_folder_that_is_not_there(run_script: RunScript, name: str) -> None:
+    taken = f"    os.environ[{name!r}] = '/nonexistent/folder'\n"
+    assert lines_of(run_script, taken, SMALL + BIG) == ["4", "5000000", "end"]
+
+
+def test_few_descriptors(run_script: RunScript) -> None:
+    taken = "    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+    calls = "        show(lambda: executor.submit(open_all).result(40))\n" + BIG + BIG_BACK + SMALL
+    assert lines_of(run_script, taken, calls) == ["24", "5000000", "5000000", "4", "end"]
+
+
+def test_too_few_descriptors_for_a_node(run_script: RunScript) -> None:
+    taken = "    resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+    line, end = lines_of(run_script, taken, SMALL)
+    assert line.startswith("ConnectError: ")
+    assert "ulimit -n" in line
+    assert end == "end"
+
+
+def _as_nobody(tmp_path: Path, source: str) -> list[str]:
+    """The command that runs a program as a user of whom there are no other processes, and who may read ours."""
+    if os.geteuid() or which("setpriv") is None:
+        pytest.skip("needs root and setpriv: processes are counted by user, and root's are not")
+    script = tmp_path / "limited.py"
+    script.write_text(source)
+    caps = "-all,+dac_override"
+    return ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", f"--inh-caps={caps}",
+            f"--ambient-caps={caps}", f"--bounding-set={caps}", sys.executable, "-B", str(script)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "outcome"), [(1, "ConnectError"), (5, "ConnectError"), (40, "4")])
+def test_few_processes(run_script: RunScript, tmp_path: Path, more: int, outcome: str) -> None:
+    limit = f"    resource.setrlimit(resource.RLIMIT_NPROC, ({more} + 1, {more} + 1))\n"
+    command = _as_nobody(tmp_path, PROGRAM + limit + POOL + SMALL + "    print('end')\n")
+    driver = (
+        "import subprocess, sys\n"
+        f"ended = subprocess.run({command!r}, capture_output=True, text=True, timeout=45, cwd='/')\n"
+        "print(ended.stdout, ended.stderr if ended.returncode else '', end='')\n"
+    )
+    lines = [line for line in run_script(driver).splitlines() if line.strip()]
+    assert lines[0].startswith(outcome), lines
+    assert lines[-1].strip() == "end", lines
