@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distpool.store.transfer import fanout_core, pull_core
+from distpool.store.transfer import fanout_core, pull_core, pull_events
 from distpool.store.transfer.fanout_core import FanoutCore
 from distpool.store.transfer.pull_core import PullCore
 from distpool.wire.objects import Extent
@@ -26,7 +26,7 @@ def _keeps_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_a_piece_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_chunk(self: PullCore, pull: pull_core.Pull, event: pull_core.ChunkCame) -> None:
+    def on_chunk(self: PullCore, pull: pull_core.Pull, event: pull_events.ChunkCame) -> None:
         number = event.offset // pull_core.CHUNK_BYTES
         if number not in pull.asked and number not in pull.todo:
             pull.asked[number] = None
@@ -39,7 +39,7 @@ def _counts_a_piece_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _gives_up_when_a_connection_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_site(self: PullCore, pull: pull_core.Pull, event: object) -> None:
-        if isinstance(event, pull_core.LinkLost) and pull.source == event.site:
+        if isinstance(event, pull_events.LinkLost) and pull.source == event.site:
             self._lose(pull, "the connection broke")
         else:
             original(self, pull, event)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from distpool.store.transfer import fanout_core, pull_core
+from distpool.store.transfer import fanout_core, pull_events
 from distpool.store.transfer.fanout_core import FanoutCore
 from distpool.store.transfer.pull_core import CHUNK_BYTES, WINDOW, PullCore
 from distpool.wire.objects import Extent
@@ -45,7 +45,7 @@ class SimulatedSite:
         asker = next(self.world.numbers)
         self.asked[asker] = extent
         self.extents[extent.key] = extent
-        self.pull(pull_core.Wanted(extent, asker))
+        self.pull(pull_events.Wanted(extent, asker))
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -55,10 +55,10 @@ class SimulatedSite:
         self.share(fanout_core.Asked(extent.key, site, failed))
 
     def on_source_named(self, site: str, key: str, source: str, others: tuple[str, ...]) -> None:
-        self.pull(pull_core.SourceNamed(key, source, others))
+        self.pull(pull_events.SourceNamed(key, source, others))
 
     def on_unknown(self, site: str, key: str) -> None:
-        self.pull(pull_core.SourceUnknown(key, site))
+        self.pull(pull_events.SourceUnknown(key, site))
 
     def on_received(self, site: str, key: str) -> None:
         self.share(fanout_core.Received(key, site))
@@ -72,7 +72,7 @@ class SimulatedSite:
 
     def on_chunk(self, site: str, key: str, offset: int, size_bytes: int) -> None:
         self.chunks_received += 1
-        self.pull(pull_core.ChunkCame(key, offset, size_bytes))
+        self.pull(pull_events.ChunkCame(key, offset, size_bytes))
 
     # -- cores ------------------------------------------------------------------------------------------------------
 
@@ -83,29 +83,29 @@ class SimulatedSite:
                 self.world.send(self.name, effect.consumer, "on_source_named", effect.key, effect.source, effect.others)
         self.fanout.check_invariants()
 
-    def pull(self, event: pull_core.Event) -> None:
+    def pull(self, event: pull_events.Event) -> None:
         world = self.world
         for effect in self.pulls.handle(event, world.now):
-            if isinstance(effect, pull_core.MakeRoom):
+            if isinstance(effect, pull_events.MakeRoom):
                 self.pieces[effect.key] = set()
-                world.after(world.random.random(), self, self.pull, pull_core.RoomMade(effect.key))
-            elif isinstance(effect, pull_core.AskSource):
+                world.after(world.random.random(), self, self.pull, pull_events.RoomMade(effect.key))
+            elif isinstance(effect, pull_events.AskSource):
                 world.send(self.name, effect.extent.home, "on_source_wanted", effect.extent, effect.failed)
-            elif isinstance(effect, pull_core.AskChunk):
+            elif isinstance(effect, pull_events.AskChunk):
                 wanted = (effect.extent, effect.offset, effect.size_bytes)
                 world.send(self.name, effect.source, "on_chunk_wanted", *wanted)
-            elif isinstance(effect, pull_core.StoreChunk):
-                assert isinstance(event, pull_core.ChunkCame)
+            elif isinstance(effect, pull_events.StoreChunk):
+                assert isinstance(event, pull_events.ChunkCame)
                 if effect.offset in self.pieces[effect.key]:
                     raise Violation(f"{self.name} stores a piece twice")
                 self.pieces[effect.key].add(effect.offset)
-            elif isinstance(effect, pull_core.TellReceived):
+            elif isinstance(effect, pull_events.TellReceived):
                 world.send(self.name, effect.extent.home, "on_received", effect.extent.key)
-            elif isinstance(effect, pull_core.FindSite):
+            elif isinstance(effect, pull_events.FindSite):
                 world.after(0.01, self, self.find, effect.site)
-            elif isinstance(effect, pull_core.Discard):
+            elif isinstance(effect, pull_events.Discard):
                 self.pieces.pop(effect.key, None)
-            elif isinstance(effect, pull_core.Deliver):
+            elif isinstance(effect, pull_events.Deliver):
                 self.delivered(effect)
             else:
                 self.lost(effect)
@@ -114,18 +114,18 @@ class SimulatedSite:
     def find(self, site: str) -> None:
         alive = self.world.sites[site].alive
         if alive and not self.world.is_down(self.name, site):
-            self.pull(pull_core.LinkUp(site))
+            self.pull(pull_events.LinkUp(site))
         elif not alive:
             self.share(fanout_core.SiteLost(site))
-            self.pull(pull_core.SiteGone(site))
+            self.pull(pull_events.SiteGone(site))
 
-    def delivered(self, effect: pull_core.Deliver) -> None:
+    def delivered(self, effect: pull_events.Deliver) -> None:
         extent = self.asked.pop(effect.asker)
         have, all_of_it = self.pieces[effect.key], set(range(0, extent.size_bytes, CHUNK_BYTES))
         if have != all_of_it:
             raise Violation(f"{self.name} was given {len(have)} of {len(all_of_it)} pieces of {effect.key}")
 
-    def lost(self, effect: pull_core.Lose) -> None:
+    def lost(self, effect: pull_events.Lose) -> None:
         extent = self.asked.pop(effect.asker)
         if self.world.sites[extent.home].alive and not self.world.ended:
             raise Violation(f"{self.name} was told that {extent.object_id} is lost: {effect.reason}")
@@ -193,16 +193,16 @@ class World:
             self._down[frozenset((one, other))] = self.now + lasts_s
             for name, peer in ((one, other), (other, one)):
                 site = self.sites[name]
-                self.after(0.3, site, site.pull, pull_core.LinkLost(peer))
+                self.after(0.3, site, site.pull, pull_events.LinkLost(peer))
                 self.after(lasts_s + 0.1, site, self._up, site, peer)
         elif sum(site.alive for site in self.sites.values()) > 2:
             self.sites[one].alive = False
             for site in self.sites.values():
-                self.after(0.3, site, site.pull, pull_core.LinkLost(one))
+                self.after(0.3, site, site.pull, pull_events.LinkLost(one))
 
     def _up(self, site: SimulatedSite, peer: str) -> None:
         if self.sites[peer].alive:
-            site.pull(pull_core.LinkUp(peer))
+            site.pull(pull_events.LinkUp(peer))
 
     def check_fan_out(self, home: SimulatedSite) -> None:
         for known in home.fanout.objects.values():
@@ -230,7 +230,7 @@ class World:
                 for at, site, core in deadlines:
                     if at <= self.now:
                         if core is site.pulls:
-                            site.pull(pull_core.TimePassed())
+                            site.pull(pull_events.TimePassed())
                         else:
                             site.share(fanout_core.TimePassed())
             else:

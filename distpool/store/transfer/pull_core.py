@@ -13,6 +13,31 @@ from collections import deque
 
 import msgspec
 
+from distpool.store.transfer.pull_events import (
+    AskChunk,
+    AskSource,
+    ChunkCame,
+    CopyEvicted,
+    Deliver,
+    Discard,
+    Effect,
+    Event,
+    FindSite,
+    LinkLost,
+    LinkUp,
+    Lose,
+    MakeRoom,
+    ObjectsEnded,
+    RoomMade,
+    RoomRefused,
+    SiteGone,
+    SourceNamed,
+    SourceUnknown,
+    StoreChunk,
+    TellReceived,
+    TimePassed,
+    Wanted,
+)
 from distpool.wire.objects import Extent
 
 #: With what is around it, a piece fits into one frame of an encrypted connection.
@@ -29,165 +54,6 @@ _ASK_AGAIN_S = 5.0
 _LOST_S = 60.0
 #: A copy that nobody asked for during so long is given up.
 _IDLE_S = 60.0
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """Somebody on this site needs an object."""
-
-    extent: Extent
-    asker: int
-
-
-class RoomMade(msgspec.Struct, frozen=True):
-    """There is room for it."""
-
-    key: str
-
-
-class RoomRefused(msgspec.Struct, frozen=True):
-    """There is none, or it could not be written."""
-
-    key: str
-    reason: str
-
-
-class SourceNamed(msgspec.Struct, frozen=True):
-    """The home said who gives it to us."""
-
-    key: str
-    source: str
-    others: tuple[str, ...] = ()
-
-
-class SourceUnknown(msgspec.Struct, frozen=True):
-    """``source``, which may be the home, does not have it."""
-
-    key: str
-    source: str
-
-
-class ChunkCame(msgspec.Struct, frozen=True):
-    """A piece arrived."""
-
-    key: str
-    offset: int
-    size_bytes: int
-
-
-class LinkUp(msgspec.Struct, frozen=True):
-    """``site`` can be reached, perhaps under another name."""
-
-    site: str
-
-
-class LinkLost(msgspec.Struct, frozen=True):
-    """The connection to ``site`` broke; what was under way is lost."""
-
-    site: str
-
-
-class SiteGone(msgspec.Struct, frozen=True):
-    """``site`` is no more."""
-
-    site: str
-
-
-class ObjectsEnded(msgspec.Struct, frozen=True):
-    """Nobody needs these any more."""
-
-    object_ids: tuple[str, ...]
-
-
-class CopyEvicted(msgspec.Struct, frozen=True):
-    """The memory of a copy is needed for something else."""
-
-    key: str
-
-
-class TimePassed(msgspec.Struct, frozen=True):
-    """A deadline has come."""
-
-
-Event = (
-    Wanted
-    | RoomMade
-    | RoomRefused
-    | SourceNamed
-    | SourceUnknown
-    | ChunkCame
-    | LinkUp
-    | LinkLost
-    | SiteGone
-    | ObjectsEnded
-    | CopyEvicted
-    | TimePassed
-)
-
-
-class MakeRoom(msgspec.Struct, frozen=True):
-    """Answered by ``RoomMade`` or ``RoomRefused``."""
-
-    key: str
-    size_bytes: int
-
-
-class AskSource(msgspec.Struct, frozen=True):
-    """Ask the home; ``failed`` is a source that did not do."""
-
-    extent: Extent
-    failed: str = ""
-
-
-class AskChunk(msgspec.Struct, frozen=True):
-    """Ask a source for a piece."""
-
-    extent: Extent
-    source: str
-    offset: int
-    size_bytes: int
-
-
-class StoreChunk(msgspec.Struct, frozen=True):
-    """The piece that came is new: put it in its place."""
-
-    key: str
-    offset: int
-
-
-class TellReceived(msgspec.Struct, frozen=True):
-    """Tell the home that this site has it all."""
-
-    extent: Extent
-
-
-class FindSite(msgspec.Struct, frozen=True):
-    """Find out whether a site is still there, and where; answered by ``LinkUp`` or ``SiteGone``."""
-
-    site: str
-
-
-class Deliver(msgspec.Struct, frozen=True):
-    """It is here: tell who asked."""
-
-    key: str
-    asker: int
-
-
-class Lose(msgspec.Struct, frozen=True):
-    """It cannot be had: tell who asked."""
-
-    extent: Extent
-    asker: int
-    reason: str
-
-
-class Discard(msgspec.Struct, frozen=True):
-    """Give up a copy, or the room for one."""
-
-    key: str
-
-
-Effect = MakeRoom | AskSource | AskChunk | StoreChunk | TellReceived | FindSite | Deliver | Lose | Discard
 
 
 class State(enum.Enum):

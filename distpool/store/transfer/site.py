@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from distpool.store.transfer import fanout_core, pull_core
+from distpool.store.transfer import fanout_core, pull_core, pull_events
 from distpool.store.transfer.connections import Connections, Loop
 from distpool.store.transfer.files import Files
 from distpool.wire import site_to_site as says
@@ -68,7 +68,7 @@ class Site:
             says.Chunk: self._on_chunk,
             says.ObjectsEnded: lambda site, message: self.on_ended(message.object_ids),
         }
-        loop.add_timer(self._pulls.next_deadline, lambda now: self._pull(pull_core.TimePassed()))
+        loop.add_timer(self._pulls.next_deadline, lambda now: self._pull(pull_events.TimePassed()))
         loop.add_timer(self._fanout.next_deadline, lambda now: self._share(fanout_core.TimePassed()))
         self.connections = connect(self)
 
@@ -92,13 +92,13 @@ class Site:
         self._questions[asker] = question
         for key, extent in remote.items():
             self._extents.setdefault(key, extent)
-            self._pull(pull_core.Wanted(extent, asker))
+            self._pull(pull_events.Wanted(extent, asker))
 
     def on_ended(self, object_ids: Iterable[str]) -> None:
         """Nobody needs these objects any more."""
         names = tuple(object_ids)
         self._share(fanout_core.Ended(names))
-        self._pull(pull_core.ObjectsEnded(names))
+        self._pull(pull_events.ObjectsEnded(names))
 
     def evict(self, segment: str) -> int:
         """Give up a copy; returns the memory that came free."""
@@ -107,7 +107,7 @@ class Site:
         if copy is None or key not in self._pulls.copies:
             return 0
         size_bytes = copy.size_bytes if copy.in_memory else 0
-        self._pull(pull_core.CopyEvicted(key))
+        self._pull(pull_events.CopyEvicted(key))
         return size_bytes
 
     def copies(self) -> list[tuple[str, int, float]]:
@@ -133,16 +133,16 @@ class Site:
 
     def on_link_up(self, site: str) -> None:
         """See ``connections.Party``."""
-        self._pull(pull_core.LinkUp(site))
+        self._pull(pull_events.LinkUp(site))
 
     def on_link_lost(self, site: str) -> None:
         """See ``connections.Party``."""
-        self._pull(pull_core.LinkLost(site))
+        self._pull(pull_events.LinkLost(site))
 
     def on_site_gone(self, site: str) -> None:
         """See ``connections.Party``."""
         self._share(fanout_core.SiteLost(site))
-        self._pull(pull_core.SiteGone(site))
+        self._pull(pull_events.SiteGone(site))
 
     # -- giving ---------------------------------------------------------------------------------------------------
 
@@ -187,28 +187,28 @@ class Site:
         extent = self._extents.get(message.key)
         if extent is not None:
             source = message.source or extent.home
-            self._pull(pull_core.SourceNamed(message.key, source, message.others))
+            self._pull(pull_events.SourceNamed(message.key, source, message.others))
 
     def _on_source_unknown(self, site: str, message: says.SourceUnknown) -> None:
         extent = self._extents.get(message.key)
         if extent is not None:
             named = extent.home if self.connections.stands_for(extent.home) == site else site
-            self._pull(pull_core.SourceUnknown(message.key, named))
+            self._pull(pull_events.SourceUnknown(message.key, named))
 
     def _on_chunk(self, site: str, message: says.Chunk) -> None:
         self.received_bytes += len(message.data)
-        self._pull(pull_core.ChunkCame(message.key, message.offset, len(message.data)), message.data)
+        self._pull(pull_events.ChunkCame(message.key, message.offset, len(message.data)), message.data)
 
-    def _pull(self, event: pull_core.Event, data: memoryview | None = None) -> None:
+    def _pull(self, event: pull_events.Event, data: memoryview | None = None) -> None:
         connections = self.connections
         todo = [(event, data)]
         while todo:
             event, data = todo.pop(0)
             for effect in self._pulls.handle(event, time.monotonic()):
-                if isinstance(effect, pull_core.AskChunk):
+                if isinstance(effect, pull_events.AskChunk):
                     message = says.ChunkWanted(effect.extent, effect.offset, effect.size_bytes)
                     connections.ask(effect.source, message)
-                elif isinstance(effect, pull_core.StoreChunk):
+                elif isinstance(effect, pull_events.StoreChunk):
                     assert data is not None
                     try:
                         self.files.copies[effect.key].write(effect.offset, data)
@@ -218,32 +218,32 @@ class Site:
                         reason = _no_room(error)
                         todo.append(
                             (
-                                pull_core.RoomRefused(effect.key, reason)
+                                pull_events.RoomRefused(effect.key, reason)
                                 if refused
-                                else pull_core.CopyEvicted(effect.key),
+                                else pull_events.CopyEvicted(effect.key),
                                 None,
                             )
                         )
-                elif isinstance(effect, pull_core.MakeRoom):
+                elif isinstance(effect, pull_events.MakeRoom):
                     self._make_room(effect)
-                elif isinstance(effect, pull_core.AskSource):
+                elif isinstance(effect, pull_events.AskSource):
                     home = effect.extent.home
                     failed = "" if effect.failed == home else effect.failed
                     ask = (
                         says.SourceFailed(effect.extent, failed) if effect.failed else says.SourceWanted(effect.extent)
                     )
                     connections.ask(home, ask)
-                elif isinstance(effect, pull_core.TellReceived):
+                elif isinstance(effect, pull_events.TellReceived):
                     self.files.copies[effect.extent.key].seal()
                     connections.tell(effect.extent.home, says.Received(effect.extent.key))
-                elif isinstance(effect, pull_core.FindSite):
+                elif isinstance(effect, pull_events.FindSite):
                     connections.find(effect.site)
-                elif isinstance(effect, pull_core.Discard):
+                elif isinstance(effect, pull_events.Discard):
                     self._discard(effect.key)
                 else:
                     self._answer(effect)
 
-    def _make_room(self, effect: pull_core.MakeRoom) -> None:
+    def _make_room(self, effect: pull_events.MakeRoom) -> None:
         extent = self._extents[effect.key]
 
         def then(in_memory: bool) -> None:
@@ -256,9 +256,9 @@ class Site:
             except OSError as error:
                 if in_memory:
                     self._admission.give_back(effect.size_bytes)
-                self._pull(pull_core.RoomRefused(effect.key, _no_room(error)))
+                self._pull(pull_events.RoomRefused(effect.key, _no_room(error)))
             else:
-                self._pull(pull_core.RoomMade(effect.key))
+                self._pull(pull_events.RoomMade(effect.key))
 
         self._admission.ask(effect.size_bytes, then)
 
@@ -271,11 +271,11 @@ class Site:
             if copy.in_memory:
                 self._admission.give_back(copy.object_bytes)
 
-    def _answer(self, effect: pull_core.Deliver | pull_core.Lose) -> None:
+    def _answer(self, effect: pull_events.Deliver | pull_events.Lose) -> None:
         question = self._questions.get(effect.asker)
         if question is None:
             return
-        if isinstance(effect, pull_core.Deliver):
+        if isinstance(effect, pull_events.Deliver):
             question.places.append(self.files.copies[effect.key].place)
             question.missing.discard(effect.key)
         else:

@@ -1,0 +1,117 @@
+"""Who gives what to whom, what is asked for again, and what is kept of the dead."""
+
+from __future__ import annotations
+
+from distpool.store.transfer import fanout_core, pull_events
+from distpool.store.transfer.custody import Custody
+from distpool.store.transfer.fanout_core import FanoutCore
+from distpool.store.transfer.pull_core import CHUNK_BYTES, PullCore
+from distpool.wire.objects import Extent
+from distpool.wire.site_to_site import SegmentClaim
+
+OBJECT = Extent("w-1.1", "home", "w-1.1", 0, 3 * CHUNK_BYTES)
+KEY = OBJECT.key
+
+
+def pulling(source: str = "home") -> PullCore:
+    core = PullCore()
+    assert core.handle(pull_events.Wanted(OBJECT, 1), 0.0) == [pull_events.MakeRoom(KEY, OBJECT.size_bytes)]
+    assert core.handle(pull_events.RoomMade(KEY), 0.0) == [pull_events.AskSource(OBJECT)]
+    asked = core.handle(pull_events.SourceNamed(KEY, source, ("other",)), 0.0)
+    assert asked == [pull_events.AskChunk(OBJECT, source, i * CHUNK_BYTES, CHUNK_BYTES) for i in range(3)]
+    return core
+
+
+def chunk(number: int) -> pull_events.ChunkCame:
+    return pull_events.ChunkCame(KEY, number * CHUNK_BYTES, CHUNK_BYTES)
+
+
+def test_an_object_is_pulled_once_for_all_who_ask() -> None:
+    core = pulling()
+    assert core.handle(pull_events.Wanted(OBJECT, 2), 0.1) == []
+    for number in range(2):
+        assert core.handle(chunk(number), 0.2) == [pull_events.StoreChunk(KEY, number * CHUNK_BYTES)]
+    assert core.handle(chunk(2), 0.3) == [
+        pull_events.StoreChunk(KEY, 2 * CHUNK_BYTES),
+        pull_events.TellReceived(OBJECT),
+        pull_events.Deliver(KEY, 1),
+        pull_events.Deliver(KEY, 2),
+    ]
+    assert core.handle(pull_events.Wanted(OBJECT, 3), 0.4) == [pull_events.Deliver(KEY, 3)]
+    core.check_invariants()
+
+
+def test_only_what_is_missing_is_asked_for_again() -> None:
+    core = pulling("copy")
+    core.handle(chunk(1), 0.1)
+    assert core.handle(pull_events.LinkLost("copy"), 0.2) == []
+    again = [pull_events.AskChunk(OBJECT, "copy", i * CHUNK_BYTES, CHUNK_BYTES) for i in (0, 2)]
+    assert core.handle(pull_events.LinkUp("copy"), 0.3) == again
+    assert core.handle(chunk(1), 0.4) == []
+
+
+def test_when_the_home_is_gone_another_serves_and_then_nobody() -> None:
+    core = pulling()
+    other = [pull_events.AskChunk(OBJECT, "other", i * CHUNK_BYTES, CHUNK_BYTES) for i in range(3)]
+    assert core.handle(pull_events.SiteGone("home"), 1.0) == other
+    lost = core.handle(pull_events.SourceUnknown(KEY, "other"), 2.0)
+    assert [type(effect) for effect in lost] == [pull_events.Lose, pull_events.Discard]
+    assert not core.pulls
+    core.check_invariants()
+
+
+def test_copies_go_when_their_object_ends_and_when_nobody_asks_for_long() -> None:
+    for ending in (pull_events.ObjectsEnded(("w-1.1",)), pull_events.TimePassed()):
+        core = pulling()
+        for number in range(3):
+            core.handle(chunk(number), 0.0)
+        assert core.handle(ending, core.next_deadline() or 0.0) == [pull_events.Discard(KEY)]
+        core.check_invariants()
+
+
+def test_two_at_a_time_and_those_who_have_it_serve_the_rest() -> None:
+    core = FanoutCore("home")
+    named = [core.handle(fanout_core.Asked(KEY, name), 0.0) for name in "abcd"]
+    assert [
+        [effect.source for effect in effects if isinstance(effect, fanout_core.NameSource)] for effects in named
+    ] == [
+        ["home"],
+        ["home"],
+        [],
+        [],
+    ]
+    after = core.handle(fanout_core.Received(KEY, "a"), 1.0)
+    assert {(e.consumer, e.source) for e in after if isinstance(e, fanout_core.NameSource)} == {("c", "a"), ("d", "a")}
+    core.check_invariants()
+    ended = core.handle(fanout_core.Ended(("w-1.1",)), 2.0)
+    assert {e.site for e in ended if isinstance(e, fanout_core.DropCopies)} == set("abcd")
+
+
+def test_a_source_that_failed_is_not_named_again() -> None:
+    core = FanoutCore("home")
+    core.handle(fanout_core.Received(KEY, "a"), 0.0)
+    core.handle(fanout_core.Asked(KEY, "b"), 0.0)
+    core.handle(fanout_core.Received(KEY, "b"), 0.0)
+    core.handle(fanout_core.Asked(KEY, "c"), 0.0)
+    first = core.objects[KEY].served["c"]
+    core.handle(fanout_core.Asked(KEY, "c", first), 1.0)
+    assert core.objects[KEY].served["c"] != first
+    core.check_invariants()
+
+
+def test_what_the_dead_left_is_kept_for_whom_it_is_needed() -> None:
+    there = {"w-1.1", "w-1.2", "w-2.1", "w-3.1"}
+    custody = Custody(lambda maker: sorted(s for s in there if s.startswith(maker)), there.discard)
+    for maker in ("w-1", "w-2"):
+        custody.on_death(maker, 0.0)
+    assert not custody.settled
+    custody.on_claim("w-1", ["w-1.1"], "d-1")
+    assert there == {"w-1.1", "w-2.1", "w-3.1"}
+    custody.expire(custody.next_deadline() or 0.0)
+    assert there == {"w-1.1", "w-3.1"}
+    assert custody.settled
+    custody.take(SegmentClaim("w-3.1", 1, ("d-1", "d-2")))
+    custody.on_keeper_gone("d-1")
+    assert there == {"w-3.1"}
+    custody.let_go(["w-3.1"], "d-2")
+    assert not there
