@@ -181,7 +181,7 @@ class SlurmProvisioner:
         return given + engine.job_options()
 
     def _script(self, node: str) -> str:
-        return f"#!/bin/sh\nexec {shlex.join(agent_words(self._engine, node, self._keys.file))}\n"
+        return f"#!/bin/sh\nexec {shlex.join(agent_words(self._engine, node, self._keys.give(node)))}\n"
 
     def _ask(self) -> None:
         now = time.monotonic()
@@ -230,18 +230,23 @@ class KeyFolder:
         self.name = f"{owner}{secrets.token_hex(4)}"
         self._folder = base / self.name
         self._folder.mkdir(mode=0o700, parents=True)
-        self.file = self._folder / "token"
+        self._line = f"{token.line()}\n".encode()
         self._joined: set[str] = set()
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # not every file system can
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        statefolder.write_private(self.file, f"{token.line()}\n".encode())
         # Locks of other machines are not seen on every file system.
         for other in base.glob(f"{owner}*"):
             if other != self._folder and _is_abandoned(other / "lock"):
                 with contextlib.suppress(ProvisionError):
                     run("scancel", "--quiet", f"--name={other.name}", f"--user={os.getuid()}")
                     shutil.rmtree(other, ignore_errors=True)
+
+    def give(self, node: str) -> Path:
+        """A file of a node's own with the key; without it, one that was released before it began cannot join."""
+        path = self._folder / f"{node}.token"
+        statefolder.write_private(path, self._line)
+        return path
 
     def log(self, node: str) -> Path:
         """Where a node's output goes."""
@@ -258,8 +263,9 @@ class KeyFolder:
     def forget(self, node: str) -> None:
         """Another one may come under the same name."""
         self._joined.discard(node)
-        with contextlib.suppress(OSError):
-            self.log(node).unlink()
+        for path in (self.log(node), self._folder / f"{node}.token"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def last_words(self, node: str) -> str:
         """What a node said before it failed, to be put behind what is known of it."""

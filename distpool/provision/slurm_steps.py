@@ -8,7 +8,9 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from msgspec import structs
 
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
 from distpool.provision.slurm import KeyFolder, Slurm, agent_words, environment_of_jobs, hostnames, run
@@ -32,12 +34,15 @@ class StepProvisioner:
 
     def __init__(self, engine: Slurm, token: Token) -> None:
         self._engine = engine
-        self._kind = engine.node_type(start_s=5.0)
         self._job = os.environ["SLURM_JOB_ID"]
         hosts = hostnames(os.environ["SLURM_JOB_NODELIST"])
         counts = cpus_per_host(os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
         #: host → CPUs of the allocation there
         self._hosts = dict(zip(hosts, counts or [1] * len(hosts), strict=True))
+        kind = engine.node_type(start_s=5.0)
+        if engine.cpus is None:
+            kind = replace(kind, capacity=structs.replace(kind.capacity, num_cpus=float(min(self._hosts.values()))))
+        self._kind = kind
         self._keys = KeyFolder(engine.folder, token)
         self._steps: dict[str, _Step] = {}
         self._released: list[_Step] = []
@@ -69,7 +74,7 @@ class StepProvisioner:
         command += [f"--cpus-per-task={cpus:g}", "--unbuffered", "--quiet"]
         with open(self._keys.log(node), "ab") as log:
             process = subprocess.Popen(
-                [*command, *agent_words(self._engine, node, self._keys.file)],
+                [*command, *agent_words(self._engine, node, self._keys.give(node))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

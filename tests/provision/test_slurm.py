@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.provision.slurm_steps import StepProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
+from tests.provision.programs import ENDLESS, SPREAD
 from tests.support import slurm
 from tests.support.slurm import SlurmCluster
 
@@ -131,7 +133,7 @@ class TestSlurm(ProvisionerContract):
             folders.sweep()  # nobody was left there to do that
 
     def test_one_that_cannot_join_says_why(self, provisioner: SlurmProvisioner) -> None:
-        provisioner._keys.file.write_text("nonsense\n")
+        provisioner._keys._line = b"nonsense\n"
         provisioner.start("one", "slurm")
         eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
         reason = provisioner.list()["one"].reason
@@ -144,11 +146,12 @@ class TestSlurm(ProvisionerContract):
         secret = provisioner._token.line().partition("@")[0]
         assert secret not in cluster("scontrol", "show", "job", job)
         assert secret not in cluster("scontrol", "write", "batch_script", job, "-")
-        assert secret in provisioner._keys.file.read_text()
-        assert provisioner._keys.file.stat().st_mode & 0o777 == 0o600
-        assert provisioner._keys.file.parent.stat().st_mode & 0o777 == 0o700
+        file = provisioner._keys.log("one").with_suffix(".token")
+        assert secret in file.read_text()
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.parent.stat().st_mode & 0o777 == 0o700
         provisioner.close()
-        assert not provisioner._keys.file.parent.exists()
+        assert not file.parent.exists()
 
     def test_what_a_killed_program_left_is_taken_away_by_the_next(
         self, cluster: SlurmCluster, provisioner: SlurmProvisioner
@@ -161,7 +164,7 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.wire.security import Token
 provisioner = SlurmProvisioner(Slurm(cpus=1), Token.parse(sys.stdin.readline()))
 provisioner.start("one", "slurm")
-print(provisioner._keys.file, flush=True)
+print(provisioner._keys.log("one").with_suffix(".token"), flush=True)
 os.kill(os.getpid(), 9)
 """
             words = [PYTHON, "-c", program]
@@ -172,7 +175,7 @@ os.kill(os.getpid(), 9)
             SlurmProvisioner(Slurm(), provisioner._token).close()
             assert not Path(left).exists()
             assert not cluster("squeue", "-h")
-            assert provisioner._keys.file.exists()
+            assert provisioner._keys.log("one").parent.exists()
         finally:
             cluster("scontrol", "update", "PartitionName=main", "State=UP")
 
@@ -236,3 +239,58 @@ class TestSteps(ProvisionerContract):
     @pytest.fixture
     def provisioner(self, steps: StepProvisioner) -> StepProvisioner:
         return steps
+
+
+# -- programs --------------------------------------------------------------------------------------------------------
+
+
+def program(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "program.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_program_and_its_jobs(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
+    words = [PYTHON, program(tmp_path, SPREAD), "slurm://?nodes=2&cpus=1&time=5:00&ask=0.2"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150)
+    assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
+    assert cluster("squeue", "-h") == ""
+
+
+def test_jobs_end_with_a_program_that_is_killed(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
+    words = [PYTHON, program(tmp_path, ENDLESS), "slurm://?nodes=4&cpus=2&ask=0.2"]  # there are three machines
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        assert len(cluster("squeue", "-h").splitlines()) == 4
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: cluster("squeue", "-h") == "")
+
+
+INSIDE = """
+import os
+import distpool
+
+def double(number):
+    return 2 * number
+
+def gpus():
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+if __name__ == "__main__":
+    distpool.init(address="slurm://")
+    with distpool.DistExecutor() as executor:
+        print("sum", sum(executor.map(double, range(10))))
+        print("gpu", executor.with_options(num_gpus=1).submit(gpus).result())
+"""
+
+
+def test_a_program_in_a_job_uses_the_machines_and_gpus_of_that(
+    cluster: SlurmCluster, address: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    command = f"exec {PYTHON} {program(tmp_path, INSIDE)}"
+    environment = {**os.environ, "DISTPOOL_NUM_CPUS": "2"}  # the machine that plays two may have less
+    words = ["sbatch", "--wait", "--nodes=2", "--exclusive", "--gres=gpu:1", f"--output={output}", "--wrap", command]
+    subprocess.run(words, env=environment, timeout=150, check=True, capture_output=True)
+    assert "sum 90\ngpu 0\n" in output.read_text()

@@ -131,8 +131,8 @@ class SlurmCluster:
         key.write_bytes(os.urandom(128))
         host = socket.gethostname().partition(".")[0]
         ports = _free_ports(1 + len(self.machines))
-        (self.folder / "gpu").touch()
-        (self.folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={self.folder}/gpu\n")
+        (self.folder / "nvidia0").symlink_to("/dev/null")  # some device, with a number
+        (self.folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={self.folder}/nvidia0\n")
         lines = {
             "ClusterName": "test",
             "SlurmctldHost": f"{host}(127.0.0.1)",
