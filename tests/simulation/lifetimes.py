@@ -7,6 +7,7 @@ What is simulated is who says what when (``distpool.store.client`` lists it); wh
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ class Process:
             self.dispose(ended)
 
     def dispose(self, ended: Ended) -> None:
-        for object_id in (*ended.own, *ended.files):
+        for object_id in (*ended.own, *itertools.chain(*ended.files.values())):
             self.world.memory.discard(object_id)
         if ended.unpinned:
             self.world.network.send(self.name, DRIVER, Unpinned(ended.unpinned))

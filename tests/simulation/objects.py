@@ -4,6 +4,7 @@ in one table, so that a use after the end, or an object that nobody ended, canno
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,7 @@ class SimulatedStore:
                 self._remove(object_id)
 
     def _settle(self, ended: Ended) -> None:
-        for object_id in (*ended.own, *ended.files):
+        for object_id in (*ended.own, *itertools.chain(*ended.files.values())):
             self._remove(object_id)
         if ended.unpinned:
             self.on_unpinned(ended.unpinned)
