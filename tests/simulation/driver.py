@@ -160,7 +160,7 @@ class _Session(Session):
         self.lock = threading.Lock()  # type: ignore[assignment]
         self.routing_id = driver.name.encode()
         self.worker = SimpleNamespace(lease=parent_lease) if parent_lease else None  # type: ignore[assignment]
-        self.node = None
+        self.node = self.cluster = None
         self.endpoint = ""
         site = driver.site or driver.name
         self.store = driver.store = SimulatedStore(cluster.objects, driver.name, site, driver.name)  # type: ignore[assignment]
