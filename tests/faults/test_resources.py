@@ -19,8 +19,8 @@ _root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only
 PROGRAM = '''
 import ctypes, os, resource, subprocess, sys
 
-def alone(*mounts):
-    """Have a mount namespace of our own, with these."""
+def alone(*mounts, read_only=()):
+    """Have a mount namespace of our own, with these in memory and those as they are, but read-only."""
     if ctypes.CDLL(None).unshare(0x00020000):
         print("SKIP: may not make a mount namespace")
         sys.exit()
@@ -29,6 +29,9 @@ def alone(*mounts):
         if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder]).returncode:
             print("SKIP: may not mount")
             sys.exit()
+    for folder in read_only:
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 
 def size(data): return len(data)
 
@@ -74,17 +77,18 @@ def test_hardly_any_shared_memory(run_script: RunScript, options: str) -> None:
 
 @_root
 def test_neither_shared_memory_nor_disk(run_script: RunScript) -> None:
-    taken = "    alone(('size=1m', '/dev/shm'), ('size=2m', '/tmp'))\n    os.environ['TMPDIR'] = '/tmp'\n"
+    # Not over /tmp, where the interpreter's environment may be.
+    taken = "    alone(('size=1m', '/dev/shm'), ('size=2m', '/var/tmp'))\n    os.environ['TMPDIR'] = '/var/tmp'\n"
     there, back, small, end = lines_of(run_script, taken, BIG + BIG_BACK + SMALL)
     for line in (there, back):
-        assert line.startswith("ObjectStoreFullError: no room for 5,000,000 bytes in /tmp/")
+        assert line.startswith("ObjectStoreFullError: no room for 5,000,000 bytes in /var/tmp/")
         assert "bytes are free" in line
     assert (small, end) == ("4", "end")
 
 
 @_root
 def test_no_folder_that_can_be_written(run_script: RunScript) -> None:
-    taken = "    alone(('ro', '/tmp'), ('ro', '/var/tmp'))\n    os.environ.pop('TMPDIR', None)\n    os.chdir('/proc')\n"
+    taken = "    alone(read_only=['/tmp', '/var/tmp'])\n    os.environ.pop('TMPDIR', None)\n    os.chdir('/proc')\n"
     line, end = lines_of(run_script, taken, SMALL)
     assert line.startswith("ConnectError: no folder for temporary files can be used (/tmp: Read-only file system")
     assert end == "end"
