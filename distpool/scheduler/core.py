@@ -40,6 +40,10 @@ from distpool.scheduler.state import Driver
 from distpool.wire import codec
 from distpool.wire.scheduler_to_driver import ReclaimIdle
 
+#: Whoever looks so much later than it was to has not been looking (the process was stopped, the machine asleep), so that
+#: nobody was heard by it says little: they get some seconds more to be heard, or to connect anew.
+_LATE_S, _GRACE_S = 0.2, 3.0
+
 
 class SchedulerCore:
     """See the module's description.
@@ -117,7 +121,7 @@ class SchedulerCore:
     def _on_timers(self, now: float) -> None:
         desk = self._desk
         while desk.timers and desk.timers[0][0] <= now:
-            _, kind, name = heapq.heappop(desk.timers)
+            due, kind, name = heapq.heappop(desk.timers)
             if kind in self._on_timer:
                 self._on_timer[kind](name)
                 continue
@@ -129,6 +133,8 @@ class SchedulerCore:
             desk.armed.discard((kind, name))
             if party.heard_at + desk.silence_s > now:
                 desk.arm(kind, name, party.heard_at)
+            elif now - due > _LATE_S:
+                desk.arm(kind, name, now + _GRACE_S - desk.silence_s)
             elif kind == "driver":
                 desk.driver_lost(name, kill=True)
             else:

@@ -261,6 +261,24 @@ def test_a_silent_node_is_lost_and_fenced_when_it_comes_back() -> None:
     assert stopped(scheduler.ready("k-1")) == ["k-1"]
 
 
+def test_a_scheduler_that_did_not_look_for_long_takes_nobody_for_silent() -> None:
+    scheduler = Scheduler()
+    scheduler.node("n", 1)
+    scheduler.node("gone", 1)
+    scheduler.driver("far", watched=False)
+    # Stopped, or asleep: it was to look at 10.
+    scheduler.time(15.0)
+    assert set(scheduler.core.book.drivers) == {"far"}
+    assert set(scheduler.core.book.nodes) == {"n", "gone"}
+    # What had come meanwhile is read now.
+    scheduler.agent_says(from_agent.AgentHeartbeat(0))
+    scheduler.say(from_driver.DriverHeartbeat(), "far")
+    assert scheduler.core.next_deadline() == 18.0
+    scheduler.time(18.0)
+    assert set(scheduler.core.book.drivers) == {"far"}
+    assert set(scheduler.core.book.nodes) == {"n"}
+
+
 def test_a_hello_again_settles_what_was_lost_on_the_way() -> None:
     scheduler = Scheduler()
     scheduler.node("n", 3)
