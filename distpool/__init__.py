@@ -102,7 +102,7 @@ def init(
         has been started in this program before.
     :raises ValueError: when they are wrong, or are given for a cluster, whose nodes have their own.
     """
-    from distpool.driver.session import begin_session, current_session
+    from distpool.driver.current import begin_session, current_session
 
     chosen = None if address is None else str(address)
     if store_bytes is None and spill_uri is None:
@@ -116,7 +116,7 @@ def shutdown() -> None:
 
     The next call starts afresh.  Happens by itself when the program ends.
     """
-    session = sys.modules.get("distpool.driver.session")
+    session = sys.modules.get("distpool.driver.current")
     if session is not None:
         session.close_current()
 

@@ -73,7 +73,7 @@ class PoolSlot:
                 if self.closed:
                     raise RuntimeError("cannot schedule new futures after shutdown")
                 start_ahead(self._address)
-                from distpool.driver.session import current_session
+                from distpool.driver.current import current_session
 
                 self._hold(current_session(self._address).open_pool(self.spec))
             assert self._pool is not None

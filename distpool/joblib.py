@@ -47,7 +47,7 @@ _WITHOUT_EFFECT = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder"
 def _cpu_count() -> int:
     """The cluster's CPUs if there is one; otherwise joblib's count: it knows the same limits as ours, and
     ``LOKY_MAX_CPU_COUNT``."""
-    from distpool.driver.session import works_with_cluster
+    from distpool.driver.current import works_with_cluster
 
     if not works_with_cluster():
         return int(joblib.cpu_count())

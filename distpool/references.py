@@ -27,7 +27,7 @@ def put(value: T) -> ObjectRef[T]:
 
     store = client.store_of_this_process()
     if store is None:
-        from distpool.driver.session import current_session
+        from distpool.driver.current import current_session
 
         store = current_session().store
     return ObjectRef(store.pack(value, by_reference=True), store)

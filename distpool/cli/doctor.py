@@ -102,7 +102,7 @@ def _private_node() -> list[Finding]:
 def _cluster(address: str, own: dict[str, str]) -> Iterator[tuple[str, list[Finding]]]:
     """What is found at an address, and on each node there."""
     from distpool import init, shutdown
-    from distpool.driver.session import current_session
+    from distpool.driver.current import current_session
 
     title = f"The cluster at {address}"
     try:

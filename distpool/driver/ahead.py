@@ -1,6 +1,6 @@
 """A head start for the private node: it starts while this process still loads what drives it.
 
-Called by the front doors when they are about to open a pool, and by ``session``, which takes the node over.
+Called by the front doors when they are about to open a pool, and by the session, which takes the node over.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def start_ahead(address: str | None = None) -> None:
     :param address: of the cluster that the pool is for.
     :raises ConnectError: when it cannot be started.
     """
-    if "distpool.driver.session" in sys.modules:
+    if "distpool.driver.current" in sys.modules:
         return
     with shield:
         if not (address or os.environ.get("DISTPOOL_ADDRESS") or _in_worker()):
             _start()
-        importlib.import_module("distpool.driver.session")
+        importlib.import_module("distpool.driver.current")
 
 
 def _in_worker() -> bool:

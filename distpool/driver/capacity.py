@@ -24,7 +24,7 @@ def default_workers(address: str | None = None) -> int:
     :param address: the cluster that it is opened in, if it names one.
     :raises ConnectError: as above.
     """
-    from distpool.driver.session import current_session, works_with_cluster
+    from distpool.driver.current import current_session, works_with_cluster
 
     if not os.environ.get("DISTPOOL_NUM_CPUS", "").isdigit() and works_with_cluster(address):
         return max(1, int(current_session(address).cluster_cpus()))

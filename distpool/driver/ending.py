@@ -50,16 +50,16 @@ def install(close: Callable[[], None]) -> None:
         raise RuntimeError("cannot schedule new futures after interpreter shutdown") from None
     _installed_in = os.getpid()
 
-    from distpool.driver.session import forget_in_child
+    from distpool.driver.current import forget_in_child
 
     os.register_at_fork(after_in_child=forget_in_child)
 
 
 def finish_or_abort() -> None:
     """What executors promise at interpreter exit: submitted tasks are finished - unless the user interrupted."""
-    from distpool.driver import session as sessions
+    from distpool.driver.current import existing_session
 
-    session = sessions.existing_session()
+    session = existing_session()
     if session is None:
         return
     interrupted = session.interrupted or issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)

@@ -347,7 +347,7 @@ class WorkerPool:
             raise
 
     def __reduce__(self) -> Any:
-        from distpool.driver.session import rejoin
+        from distpool.driver.current import rejoin
 
         return rejoin, (self.pool_id, self.spec)
 

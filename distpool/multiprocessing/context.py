@@ -56,7 +56,7 @@ class _PoolContext(BaseContext):
 
     def cpu_count(self) -> int:
         """CPUs of this machine, as in the standard library; of the cluster, if the program works with one."""
-        from distpool.driver.session import works_with_cluster
+        from distpool.driver.current import works_with_cluster
 
         if not works_with_cluster():
             return super().cpu_count()

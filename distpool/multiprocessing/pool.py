@@ -120,7 +120,7 @@ class Pool(standard.Pool):
 
     def _open(self, spec: PoolSpec) -> WorkerPool:
         start_ahead()
-        from distpool.driver.session import current_session
+        from distpool.driver.current import current_session
 
         return current_session().open_pool(spec)
 
@@ -356,7 +356,7 @@ class Pool(standard.Pool):
 
     def wait_for_event(self, event: threading.Event, timeout: float | None) -> bool:
         """Wait for something that this pool's tasks bring about."""
-        from distpool.driver.session import current_session
+        from distpool.driver.current import current_session
 
         return current_session().wait_for_event(event, timeout)
 
@@ -395,7 +395,7 @@ def _worker_name(context: Any) -> str:
 
 
 def _usable_cpus() -> int:
-    from distpool.driver.session import works_with_cluster
+    from distpool.driver.current import works_with_cluster
 
     if works_with_cluster():
         from distpool.driver.capacity import default_workers

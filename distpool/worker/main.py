@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 #: What tasks that submit tasks need.  The zygote loads it when it has nothing else to do: the first workers must not
 #: wait for it.
 LOADED_LATER = (
-    "distpool.driver.session",
+    "distpool.driver.current",
     "distpool.driver.environment",
     "distpool.code.definitions",
     "distpool.executor",

@@ -20,7 +20,7 @@ HEAVY = ("asyncio", "cloudpickle", "joblib", "numpy", "pandas", "psutil", "pyarr
         ("distpool.joblib", {"joblib", "asyncio", "numpy", "cloudpickle", "psutil"}),
         ("distpool.cli", set()),
         # What the first call loads, in the program and in its node.
-        ("distpool.driver.session", set()),
+        ("distpool.driver.current", set()),
         ("distpool.node.process", set()),
         ("distpool.worker.main", set()),
     ],

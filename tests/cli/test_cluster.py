@@ -183,7 +183,7 @@ def test_a_worker_port_range_is_kept_to(distpool: Command, run_script: Callable[
     program = """
 import sys
 from distpool import DistExecutor
-from distpool.driver.session import existing_session
+from distpool.driver.current import existing_session
 if __name__ == "__main__":
     with DistExecutor(2, address=sys.argv[1]) as executor:
         list(executor.map(abs, range(4)))

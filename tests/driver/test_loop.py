@@ -12,7 +12,7 @@ import pytest
 
 import distpool
 from distpool import DistExecutor
-from distpool.driver.session import current_session
+from distpool.driver.current import current_session
 
 
 class Given:

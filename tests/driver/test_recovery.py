@@ -14,7 +14,7 @@ import pytest
 
 import distpool
 from distpool import DistExecutor, ObjectLostError
-from distpool.driver.session import current_session
+from distpool.driver.current import current_session
 from distpool.store.ownership import maker_of
 
 LENGTH = 20_000

@@ -9,7 +9,7 @@ from tests.executor.fake_pool import FakeSession
 
 def _install(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> FakeSession:
     session = FakeSession(at_once)
-    monkeypatch.setattr("distpool.driver.session.current_session", lambda address=None: session)
+    monkeypatch.setattr("distpool.driver.current.current_session", lambda address=None: session)
     return session
 
 

@@ -134,9 +134,9 @@ def test_an_idle_pool_costs_nothing() -> None:
     """Looks at memory are few while nothing happens, also where little is left."""
     with DistExecutor(2) as executor:
         assert executor.submit(fill, 350 * MB).result(60)
-        from distpool.driver import session
+        from distpool.driver.current import existing_session
 
-        current = session.existing_session()
+        current = existing_session()
         assert current is not None
         assert current.node is not None
         before = _cpu_s(current.node.pid)

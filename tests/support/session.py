@@ -8,13 +8,13 @@ from typing import Any
 
 def live_session() -> Any:
     """The session of this process, or None; never starts one."""
-    module = sys.modules.get("distpool.driver.session")
+    module = sys.modules.get("distpool.driver.current")
     return None if module is None else module.existing_session()
 
 
 def end_session() -> None:
     """Take the private node down, if there is one."""
-    module = sys.modules.get("distpool.driver.session")
+    module = sys.modules.get("distpool.driver.current")
     if module is not None:
         module.close_current()
 
