@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import zmq
 
+from distpool.driver.links import SCHEDULER
 from distpool.errors import ConnectError
 from distpool.node.statefolder import find_token
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.links import LinkUp, Patience
 
-SCHEDULER = b"s"
 #: How long a scheduler may take to answer.
 CONNECT_TIMEOUT_S = 30.0
 

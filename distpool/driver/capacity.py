@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from distpool.node import machine
+
+if TYPE_CHECKING:
+    from distpool.driver.session import Session
 
 
 def cpu_count() -> int:
@@ -27,5 +31,17 @@ def default_workers(address: str | None = None) -> int:
     from distpool.driver.current import current_session, works_with_cluster
 
     if not os.environ.get("DISTPOOL_NUM_CPUS", "").isdigit() and works_with_cluster(address):
-        return max(1, int(current_session(address).cluster_cpus()))
+        return max(1, int(_cluster_cpus(current_session(address))))
     return machine.cpu_count()
+
+
+def _cluster_cpus(session: Session) -> float:
+    """CPUs of all nodes of the cluster."""
+    if not session.remote:
+        return float(machine.cpu_count())
+    nodes = session.nodes()
+    if nodes is not None:
+        present = sum(node.capacity.num_cpus for node in nodes)
+        return max(present, session.cluster.cpus()) if session.cluster is not None else present
+    welcome = session.introduction.welcome
+    return welcome.capacity.num_cpus if welcome is not None else 0.0

@@ -36,7 +36,7 @@ def current_session(address: str | None = None, store_settings: StoreSettings | 
         session = _current
         predecessor = None
         if session is not None and session.pid == os.getpid() and not session.closed:
-            if session.has_lost_node():
+            if session.lifeline.is_cut():
                 store_settings = store_settings or session.store_settings
                 predecessor = session if _address(address) is None else None
                 session.close(bequeath=predecessor is not None)

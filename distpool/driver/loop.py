@@ -165,7 +165,7 @@ class Loop:
                     return
         except Exception as error:
             # A defect, or memory ran out: whoever waits must hear of it, and nobody else is left to say so.
-            self._session.on_failure(error)
+            self._session.lifeline.on_failure(error)
             raise
 
     def _turn(self, deadline: float | None = None) -> None:
@@ -218,17 +218,17 @@ class Loop:
 
     def _has_chores(self) -> bool:
         session = self._session
-        lost = self._bell.broken and not session.lost
+        lost = self._bell.broken and not session.lifeline.lost
         news = self._later or session.channel.link_events
         return bool(lost or self._stopping or news or session.has_callbacks())
 
     def _work_off(self) -> None:
         """Deadlines, and what others left to this thread."""
         session = self._session
-        if self._bell.broken and not session.lost:
-            session.on_node_lost()
+        if self._bell.broken and not session.lifeline.lost:
+            session.lifeline.on_node_lost()
         if session.channel.link_events:
-            session.attend_to_links()
+            session.links.attend()
         now = _monotonic()
         for pool in list(session.pools.values()):
             deadline = pool.next_deadline()
@@ -242,7 +242,7 @@ class Loop:
             session.hang_up(self._hang_ups.popleft()[1])
         while self._later:
             self._later.popleft()()
-        session.attend_to_finalizers()
+        session.finalized.attend()
         session.run_callbacks()
 
     def _lend_when_starving(self, now: float) -> None:
@@ -306,7 +306,7 @@ class Loop:
 
     def _from_worker(self, peer: bytes, message: worker_to_driver.Message, now: float, settled: Settled) -> None:
         session = self._session
-        known = session.worker_of(peer)
+        known = session.leases.of_worker(peer)
         if known is None:
             return
         pool, lease = known
@@ -325,7 +325,7 @@ class Loop:
         elif isinstance(message, _WRITTEN):
             if isinstance(message, worker_to_driver.Output) and message.stream == 2:
                 pool.on_words(lease, message.text)
-            self._output.take(message, session.label_of(peer))
+            self._output.take(message, session.leases.label_of(peer))
         else:
             self.do_later(lambda: self._serve_worker(peer, message))
 
@@ -333,10 +333,10 @@ class Loop:
         session = self._session
         crashpoints.reach_event("driver.heard", message)
         if isinstance(message, scheduler_to_driver.SchedulerWelcome):
-            session.welcome = message
+            session.introduction.welcome = message
             return
         if isinstance(message, scheduler_to_driver.HelloWanted):
-            session.introduce_again(settled)
+            session.introduction.repeat(settled)
             return
         if isinstance(message, scheduler_to_driver.Ping):
             return
@@ -349,13 +349,13 @@ class Loop:
                 session.questions.take(message)
             return
         if isinstance(message, scheduler_to_driver.Refused):
-            session.refused(message.reason, settled)
+            session.lifeline.on_refused(message.reason, settled)
             return
         pool: WorkerPool | None = session.pools.get(message.pool)
         if isinstance(message, scheduler_to_driver.LeaseEnded):
             session.lease_ended(message.lease)
         elif isinstance(message, scheduler_to_driver.LeaseGranted):
-            if not session.is_current():
+            if not session.introduction.is_current():
                 return  # if it is still so, it is said again behind the answer to our hello
             if pool is None:
                 session.decline(message)

@@ -41,6 +41,7 @@ from distpool.wire import codec, driver_to_scheduler, driver_to_worker, schedule
 from distpool.wire.driver_to_worker import CHUNK, ONCE, READONLY
 from distpool.wire.objects import Location
 from distpool.wire.resources import Shape
+from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
     from distpool.driver.session import Session
@@ -134,7 +135,7 @@ class WorkerPool:
         message = driver_to_worker.Task(0, entry.number, value.payload, value.objects, (), flags)
         future: DistFuture[Any] = DistFuture(self)
         if session.worker is not None:
-            future._parent = session.running_attempt()
+            future._parent = worker_context.running_attempt()
         if options is DEFAULT:
             retries = self.spec.max_retries
             task = Task(future, message, entry, _DEFAULT_SHAPE, retries, None, retries == 0 and not self.spec.strict)
@@ -278,7 +279,7 @@ class WorkerPool:
         """Nobody holds the pool any more: as ``shutdown(wait=False)``, but may be called from a finalizer, which runs
         at any moment, perhaps under the session's lock."""
         if self.owned:
-            self._session.abandon(self)
+            self._session.finalized.abandon(self)
 
     def terminate(self) -> None:
         """End all workers now (SIGTERM, then SIGKILL); unfinished tasks fail."""

@@ -77,7 +77,7 @@ class Workforce:
         try:
             self._session.channel.connect(grant.endpoint, peer, shortcut=True)
         except OSError as error:
-            self._session.cannot_reach(peer, f"{grant.endpoint}: {error}")
+            self._session.links.cannot_reach(peer, f"{grant.endpoint}: {error}")
         self._session.send(peer, setup.for_worker(grant))
         spec = self._spec
         process = WorkerProcess(self._session, worker, f"{spec.process_name}-{grant.ordinal}", spec.daemon)

@@ -10,7 +10,8 @@ from typing import TypeVar
 import msgspec
 import zmq
 
-from distpool.driver.attach import SCHEDULER, dial
+from distpool.driver.attach import dial
+from distpool.driver.links import SCHEDULER
 from distpool.errors import ConnectError
 from distpool.node.statefolder import find_token
 from distpool.wire import codec, operator_to_scheduler, scheduler_to_operator

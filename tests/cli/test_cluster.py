@@ -203,8 +203,8 @@ def test_a_program_does_not_wait_for_ever_for_a_scheduler_that_is_gone(
     program = """
 import os, signal, sys
 from distpool import DistExecutor
-from distpool.driver import session
-session.SCHEDULER_LOST_S = 0.5
+from distpool.driver import links
+links.SCHEDULER_LOST_S = 0.5
 
 if __name__ == "__main__":
     with DistExecutor(1, address=sys.argv[1]) as executor:

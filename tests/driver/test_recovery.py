@@ -25,7 +25,7 @@ def lose(future: Any) -> None:
     session = current_session()
     for location in future._packed.value.objects:
         os.unlink(session.store.folder / location.segment)
-        known = session.worker_of(maker_of(location.segment).encode())
+        known = session.leases.of_worker(maker_of(location.segment).encode())
         if known is not None:
             pool, lease = known
             os.kill(pool._core.workers[lease].pid, signal.SIGKILL)

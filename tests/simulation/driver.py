@@ -14,11 +14,17 @@ from unittest import mock
 
 import msgspec
 
+from distpool.driver import introduction, lifeline, links
 from distpool.driver import loop as driver_loop
 from distpool.driver import pool as driver_pool
 from distpool.driver import session as driver_session
+from distpool.driver.finalized import Finalized
 from distpool.driver.future import DistFuture
+from distpool.driver.introduction import Introduction
+from distpool.driver.leases import Leases
+from distpool.driver.lifeline import Lifeline
 from distpool.driver.lineage import Made
+from distpool.driver.links import Links
 from distpool.driver.loop import Loop
 from distpool.driver.recovery import Recovery
 from distpool.driver.session import Session
@@ -54,9 +60,8 @@ class SimulatedTime(ExitStack):
         super().__init__()
         monotonic = lambda: clock.now  # noqa: E731
         self.enter_context(mock.patch.object(driver_loop, "Doorbell", _Bell))
-        self.enter_context(mock.patch.object(driver_pool, "_monotonic", monotonic))
-        self.enter_context(mock.patch.object(driver_loop, "_monotonic", monotonic))
-        self.enter_context(mock.patch.object(driver_session, "time", SimpleNamespace(monotonic=monotonic)))
+        for module in (driver_pool, driver_loop, driver_session, introduction, lifeline, links):
+            self.enter_context(mock.patch.object(module, "_monotonic", monotonic))
 
 
 class _Bell:
@@ -164,28 +169,26 @@ class _Session(Session):
         self.endpoint = ""
         site = driver.site or driver.name
         self.store = driver.store = SimulatedStore(cluster.objects, driver.name, site, driver.name)  # type: ignore[assignment]
-        self.store.on_free = self._release_later
+        self.finalized = Finalized(self)
+        self.store.on_free = self.finalized.release
         self.recovery = _Recovery(self, driver.program)
         self.definitions = SimpleNamespace(forget=lambda peer: None)  # type: ignore[assignment]
         self.functions = _Functions()  # type: ignore[assignment]
         self.pools = {}
-        self.interrupted = self.lost = self._closed = False
-        self._next_pool = self._hellos = 0
-        self._by_worker = {}
-        self._by_lease = {}
+        self.interrupted = self._closed = False
+        self._next_pool = 0
+        self.leases = Leases()
+        self.links = Links(self)
+        self.lifeline = Lifeline(self)
+        self.introduction = Introduction(self)
         self._callbacks = deque()
         self.due = deque()
         self._attending = threading.Lock()
-        self._abandoned = deque()
-        self._releases = deque()
-        self._unreachable_since = {}
         self.questions = None
-        self._labels = {}
-        self.welcome = None
         self.channel = _Channel(driver)  # type: ignore[assignment]
         self.loop = _Loop(self, cluster.clock)
         self._driver = driver
-        self._say_hello()
+        self.introduction.say_hello()
 
     def announce_changed_definitions(self) -> None:
         pass
@@ -316,7 +319,7 @@ class SimulatedDriver:
 
     def holds(self, lease: str) -> bool:
         """Whether it believes to hold a lease."""
-        return lease in self.session._by_lease
+        return self.session.leases.holds(lease)
 
     def _beat(self) -> None:
         if self.alive:
@@ -325,14 +328,14 @@ class SimulatedDriver:
 
     def lose_link(self) -> str:
         """The connection to one of its workers breaks; returns which."""
-        peers = sorted(self.session._by_lease.values())
+        peers = sorted(self.session.leases.held_workers())
         if not self.alive or not peers:
             return "none"
         peer = self.clock.random.choice(peers)
         self.cluster.network.reset(self.name, peer.decode())
         settled: Any = []
         with self.session.lock:
-            self.session._give_up_worker(peer, "the connection to it broke", settled)
+            self.session.links.give_up_worker(peer, "the connection to it broke", settled)
         self.session.settle(settled)
         self.session.loop.timer.update()
         return f"{self.name} to {peer.decode()}"
@@ -342,7 +345,7 @@ class SimulatedDriver:
         if self.alive:
             settled: Any = []
             with self.session.lock:
-                self.session.introduce_again(settled)
+                self.session.introduction.repeat(settled)
             self.session.settle(settled)
 
     def _receive(self, source: str, message: Any) -> None:

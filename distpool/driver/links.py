@@ -1,0 +1,103 @@
+"""Connections of a driver to other machines: what follows when one comes up, breaks, or cannot be made."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import TYPE_CHECKING
+
+from distpool.wire import driver_to_scheduler
+from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkFailed, LinkUp
+
+if TYPE_CHECKING:
+    from distpool.driver.loop import Loop
+    from distpool.driver.pool import Settled
+    from distpool.driver.session import Session
+
+SCHEDULER = b"s"
+#: For how long a worker may be out of reach from the start, until it is given up.
+_UNREACHABLE_S = 15.0
+#: After so many seconds without the scheduler a line says so; after so many nothing waits for it any more.
+_SCHEDULER_NOTICE_S = 10.0
+SCHEDULER_LOST_S = 600.0
+_monotonic = time.monotonic
+
+
+class Links:
+    """One per session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._scheduler_lost_at: float | None = None
+        self._unreachable_since: dict[bytes, float] = {}
+
+    def on_news(self) -> None:
+        """There are events at the channel (called in any thread): see that ``attend`` is called."""
+        session = self._session
+        session.channel.wake()
+        loop: Loop | None = getattr(session, "loop", None)
+        if loop is not None:
+            loop.wake()
+
+    def attend(self) -> None:
+        """Connections came up or broke (in the loop's thread)."""
+        session = self._session
+        events = session.channel.link_events
+        settled: Settled = []
+        while events:
+            event = events.popleft()
+            if isinstance(event, CallerRefused):
+                continue
+            with session.lock:
+                if event.peer == SCHEDULER:
+                    self._on_scheduler(event, settled)
+                    continue
+                if isinstance(event, LinkUp):
+                    self._unreachable_since.pop(event.peer, None)
+                elif isinstance(event, LinkDown):
+                    self.give_up_worker(event.peer, "the connection to it broke", settled)
+                else:
+                    since = self._unreachable_since.setdefault(event.peer, _monotonic())
+                    if _monotonic() - since > _UNREACHABLE_S:
+                        self.give_up_worker(event.peer, f"it cannot be reached from here: {event.reason}", settled)
+        if settled:
+            session.settle(settled)
+
+    def _on_scheduler(self, event: LinkEvent, settled: Settled) -> None:
+        """News of the connection to the scheduler (caller holds the lock).  While it is down, news comes with each
+        attempt to make it again."""
+        session = self._session
+        if isinstance(event, LinkUp):
+            # What was under way was lost; the scheduler says what became of the leases.
+            self._scheduler_lost_at = None
+            session.introduction.repeat(settled)
+            return
+        now = _monotonic()
+        if self._scheduler_lost_at is None:
+            self._scheduler_lost_at = now
+        lost_s = now - self._scheduler_lost_at
+        where = session.endpoint.removeprefix("tcp://")
+        if lost_s > SCHEDULER_LOST_S:
+            reason = f"the scheduler of the cluster at {where} has been out of reach for {lost_s:.0f} s"
+            session.lifeline.on_refused(reason, settled)
+        elif lost_s > _SCHEDULER_NOTICE_S:
+            session.loop.notice(f"the scheduler at {where} is out of reach: what needs it waits, the rest goes on")
+
+    def cannot_reach(self, peer: bytes, reason: str) -> None:
+        """A worker that was granted has an address that is unknown here (caller holds the lock)."""
+        self._unreachable_since[peer] = -math.inf
+        self._session.channel.link_events.append(LinkFailed(peer, reason))
+        self._session.loop.wake()
+
+    def give_up_worker(self, peer: bytes, reason: str, settled: Settled) -> None:
+        """As if the worker had ended; the scheduler sees to it that it does (caller holds the lock)."""
+        session = self._session
+        self._unreachable_since.pop(peer, None)
+        known = session.leases.of_worker(peer)
+        if known is None or not session.leases.holds(known[1]):
+            return
+        pool, lease = known
+        session.tell_scheduler(driver_to_scheduler.ReturnLease(lease, 0.0))
+        session.lease_ended(lease)
+        settled += pool.handle(functools.partial(pool.on_link_lost, lease, reason), _monotonic())
