@@ -21,16 +21,8 @@ class InheritedPool(WorkerPool):
     _closed_because = _REASON
 
     @property
-    def busy(self) -> bool:
-        return False
-
-    @property
     def outstanding(self) -> int:
         return 0
-
-    @property
-    def starving(self) -> bool:
-        return False
 
     def withdraw(self, future: DistFuture[Any]) -> bool:
         return False
@@ -62,5 +54,5 @@ class InheritedPool(WorkerPool):
 
 def inherit(pool: WorkerPool) -> None:
     """Turn the parent's pool into one that leaves the parent's things alone (in the child, right after the fork)."""
-    pool._closing = True
+    pool.shell.closing = True
     pool.__class__ = InheritedPool

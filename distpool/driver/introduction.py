@@ -12,8 +12,8 @@ from distpool.version import __version__
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import Settled
     from distpool.driver.session import Session
+    from distpool.driver.shell import Settled
 
 _monotonic = time.monotonic
 
@@ -81,4 +81,4 @@ class Introduction:
         self.say_hello()
         for pool in list(session.pools.values()):
             session.tell_scheduler(pool.announcement())
-            settled += pool.handle(pool.on_opened, _monotonic())
+            settled += pool.shell.handle(pool.shell.on_opened, _monotonic())

@@ -12,8 +12,8 @@ from distpool import errors
 from distpool.driver.state import Failure, FailureKind
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import Settled
     from distpool.driver.session import Session
+    from distpool.driver.shell import Settled
 
 _monotonic = time.monotonic
 
@@ -35,7 +35,7 @@ class Lifeline:
             reason = self._nodes_gone(reason)
         failure = Failure(FailureKind.BROKEN, error=errors.ConnectError(reason))
         for pool in list(session.pools.values()):
-            settled += pool.handle(functools.partial(pool.on_broken, failure), _monotonic())
+            settled += pool.shell.handle(functools.partial(pool.shell.on_broken, failure), _monotonic())
 
     def on_node_lost(self) -> None:
         """The private node's process ended, and with it every worker."""
@@ -68,5 +68,5 @@ class Lifeline:
         with session.lock:
             self.lost = True
             for pool in list(session.pools.values()):
-                settled += pool.handle(functools.partial(pool.on_node_lost, failure), _monotonic())
+                settled += pool.shell.handle(functools.partial(pool.shell.leases.on_node_lost, failure), _monotonic())
         session.settle(settled)

@@ -12,8 +12,8 @@ from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkFailed, 
 
 if TYPE_CHECKING:
     from distpool.driver.loop import Loop
-    from distpool.driver.pool import Settled
     from distpool.driver.session import Session
+    from distpool.driver.shell import Settled
 
 SCHEDULER = b"s"
 #: For how long a worker may be out of reach from the start, until it is given up.
@@ -100,4 +100,4 @@ class Links:
         pool, lease = known
         session.tell_scheduler(driver_to_scheduler.ReturnLease(lease, 0.0))
         session.lease_ended(lease)
-        settled += pool.handle(functools.partial(pool.on_link_lost, lease, reason), _monotonic())
+        settled += pool.shell.handle(functools.partial(pool.shell.leases.on_link_lost, lease, reason), _monotonic())

@@ -27,8 +27,9 @@ from distpool.wire.channel import Incoming
 from distpool.wire.doorbell import Doorbell
 
 if TYPE_CHECKING:
-    from distpool.driver.pool import Settled, WorkerPool
+    from distpool.driver.pool import WorkerPool
     from distpool.driver.session import Session
+    from distpool.driver.shell import Settled
     from distpool.driver.state import Effects
 
 #: How long the connection of a worker that is gone is kept for its last words.
@@ -231,10 +232,10 @@ class Loop:
             session.links.attend()
         now = _monotonic()
         for pool in list(session.pools.values()):
-            deadline = pool.next_deadline()
+            deadline = pool.shell.next_deadline()
             if deadline is not None and deadline <= now:
                 with session.lock:
-                    settled = pool.handle(pool.on_time, now)
+                    settled = pool.shell.handle(pool.shell.on_time, now)
                 session.settle(settled)
         if session.worker is not None:
             self._lend_when_starving(now)
@@ -259,7 +260,7 @@ class Loop:
                 self._lent = False
                 self._starving_since = math.inf
                 context.leave_blocked()
-        elif not any(pool.starving for pool in list(self._session.pools.values())):
+        elif not any(pool.shell.starving for pool in list(self._session.pools.values())):
             self._starving_since = math.inf
         elif self._starving_since == math.inf:
             self._starving_since = now
@@ -271,12 +272,12 @@ class Loop:
         session = self._session
         deadlines = [self._hang_ups[0][0]] if self._hang_ups else []
         if session.worker is not None and not self._lent:
-            if self._starving_since == math.inf and any(pool.starving for pool in list(session.pools.values())):
+            if self._starving_since == math.inf and any(pool.shell.starving for pool in list(session.pools.values())):
                 self._starving_since = _monotonic()
             deadlines.append(self._starving_since + _LEND_AFTER_S)
         with session.lock:
             for pool in session.pools.values():
-                deadline = pool.next_deadline()
+                deadline = pool.shell.next_deadline()
                 if deadline is not None:
                     deadlines.append(deadline)
             self._sleeps_until = min(deadlines, default=math.inf)
@@ -313,18 +314,18 @@ class Loop:
         crashpoints.reach_event("driver.heard", message)
         if isinstance(message, _TASK_MESSAGES):
             if type(message) is worker_to_driver.TasksDone and len(message.results) == 1:
-                single = pool.on_single(lease, message, now)
+                single = pool.shell.on_single(lease, message, now)
                 if single is not None:
                     settled += single
                     return
 
             def event(now: float, effects: Effects) -> None:
-                pool.on_message(lease, message, now, effects)
+                pool.shell.on_message(lease, message, now, effects)
 
-            settled += pool.handle(event, now)
+            settled += pool.shell.handle(event, now)
         elif isinstance(message, _WRITTEN):
             if isinstance(message, worker_to_driver.Output) and message.stream == 2:
-                pool.on_words(lease, message.text)
+                pool.shell.on_words(lease, message.text)
             self._output.take(message, session.leases.label_of(peer))
         else:
             self.do_later(lambda: self._serve_worker(peer, message))
@@ -363,15 +364,16 @@ class Loop:
                 session.lease_began(pool, message)
         if pool is None:
             return
+        leases = pool.shell.leases
         handlers: dict[type, Any] = {
-            scheduler_to_driver.LeaseGranted: pool.on_granted,
-            scheduler_to_driver.LeaseEnded: pool.on_ended,
-            scheduler_to_driver.DemandInfeasible: pool.on_infeasible,
-            scheduler_to_driver.ReclaimIdle: pool.on_reclaim,
-            scheduler_to_driver.LeaseWanted: pool.on_lease_wanted,
+            scheduler_to_driver.LeaseGranted: leases.on_granted,
+            scheduler_to_driver.LeaseEnded: leases.on_ended,
+            scheduler_to_driver.DemandInfeasible: leases.on_infeasible,
+            scheduler_to_driver.ReclaimIdle: leases.on_reclaim,
+            scheduler_to_driver.LeaseWanted: leases.on_lease_wanted,
         }
         handler = handlers[type(message)]
-        settled += pool.handle(lambda now, effects: handler(message, now, effects), now)
+        settled += pool.shell.handle(lambda now, effects: handler(message, now, effects), now)
 
     def do_later(self, action: Callable[[], None]) -> None:
         """Have this thread do something without the session's lock."""

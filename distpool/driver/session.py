@@ -28,8 +28,10 @@ from distpool.driver.lifeline import Lifeline
 from distpool.driver.links import SCHEDULER, Links
 from distpool.driver.loop import Loop
 from distpool.driver.origin import Origin, find_origin
-from distpool.driver.pool import PoolSpec, Settled, WorkerPool
+from distpool.driver.pool import WorkerPool
 from distpool.driver.recovery import Recovery
+from distpool.driver.shell import Settled
+from distpool.driver.spec import PoolSpec
 from distpool.driver.threads import require_threads
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
@@ -197,9 +199,7 @@ class Session:
         with self.lock:
             self._next_pool += 1
             pool_id = f"{self.routing_id.decode()}.{self._next_pool}"
-        pool = WorkerPool(self, spec, pool_id, owned=True)
-        self._announce(pool)
-        return pool
+        return self._announce(WorkerPool(self, spec, pool_id, owned=True))
 
     def join_pool(self, pool_id: str, spec: PoolSpec) -> WorkerPool:
         """The pool of that name: this process's own, or in a worker a share of the one that its driver opened."""
@@ -207,11 +207,9 @@ class Session:
             pool = self.pools.get(pool_id)
         if pool is not None and not pool.closed:
             return pool
-        pool = WorkerPool(self, spec, pool_id, owned=False)
-        self._announce(pool)
-        return pool
+        return self._announce(WorkerPool(self, spec, pool_id, owned=False))
 
-    def _announce(self, pool: WorkerPool) -> None:
+    def _announce(self, pool: WorkerPool) -> WorkerPool:
         with shield:
             with self.lock:
                 if self._closed:
@@ -219,8 +217,9 @@ class Session:
                 self.loop.start()
                 self.pools[pool.pool_id] = pool
                 self.tell_scheduler(pool.announcement())
-                settled = pool.handle(pool.on_opened, _monotonic())
+                settled = pool.shell.handle(pool.shell.on_opened, _monotonic())
             self.settle(settled)
+        return pool
 
     def forget_pool(self, pool: WorkerPool) -> None:
         """A pool has ended (caller holds the lock)."""
@@ -307,7 +306,7 @@ class Session:
 
     def busy(self) -> bool:
         """Whether any task is under way."""
-        return any(pool.busy for pool in list(self.pools.values()))
+        return any(pool.shell.busy for pool in list(self.pools.values()))
 
     def run_callbacks(self) -> None:
         """Run the done-callbacks of settled futures (in the loop's thread)."""

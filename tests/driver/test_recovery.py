@@ -28,7 +28,7 @@ def lose(future: Any) -> None:
         known = session.leases.of_worker(maker_of(location.segment).encode())
         if known is not None:
             pool, lease = known
-            os.kill(pool._core.workers[lease].pid, signal.SIGKILL)
+            os.kill(pool.shell.core.workers[lease].pid, signal.SIGKILL)
 
 
 def made(number: float, runs: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import msgspec
 
-from distpool.driver import introduction, lifeline, links
+from distpool.driver import introduction, lifeline, links, shell
 from distpool.driver import loop as driver_loop
 from distpool.driver import pool as driver_pool
 from distpool.driver import session as driver_session
@@ -60,7 +60,7 @@ class SimulatedTime(ExitStack):
         super().__init__()
         monotonic = lambda: clock.now  # noqa: E731
         self.enter_context(mock.patch.object(driver_loop, "Doorbell", _Bell))
-        for module in (driver_pool, driver_loop, driver_session, introduction, lifeline, links):
+        for module in (shell, driver_pool, driver_loop, driver_session, introduction, lifeline, links):
             self.enter_context(mock.patch.object(module, "_monotonic", monotonic))
 
 
@@ -150,7 +150,7 @@ class _Loop(Loop):
         """Its worker says by itself that it waits."""
 
     def _deadline(self) -> float | None:
-        deadlines = [pool.next_deadline() for pool in self._session.pools.values()]
+        deadlines = [pool.shell.next_deadline() for pool in self._session.pools.values()]
         if self._hang_ups:
             deadlines.append(self._hang_ups[0][0])
         return min((at for at in deadlines if at is not None), default=None)
@@ -354,7 +354,7 @@ class SimulatedDriver:
         self.session.loop.timer.update()
         self._received += 1
         if not self._received % _CHECK_EVERY:
-            self.pool._core.check_invariants()
+            self.pool.shell.core.check_invariants()
 
     # -- its tasks ----------------------------------------------------------------------------------------------
 
@@ -464,7 +464,7 @@ class SimulatedDriver:
     def _end_when_idle(self) -> None:
         if not self.alive:
             return
-        if not self.pool._ended.is_set():
+        if not self.pool.shell.ended.is_set():
             self.clock.after(_STAYS_S, self._end_when_idle)
             return
         self.clock.after(_STAYS_S, self._end)
