@@ -19,11 +19,11 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from typing import TYPE_CHECKING, Any
 
 from distpool import errors
-from distpool.driver import core as pool_core
 from distpool.driver.functions import in_payload
 from distpool.driver.future import DistFuture
 from distpool.driver.gangs import ranks_of
 from distpool.driver.interrupts import shield
+from distpool.driver.losing import TERMINATE_GRACE_S
 from distpool.driver.outcome import PackedOutcome
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.shell import PoolShell
@@ -233,7 +233,7 @@ class WorkerPool:
 
     def terminate(self) -> None:
         """End all workers now (SIGTERM, then SIGKILL); unfinished tasks fail."""
-        self._end(True, pool_core.TERMINATE_GRACE_S)
+        self._end(True, TERMINATE_GRACE_S)
 
     def kill(self) -> None:
         """End all workers now (SIGKILL); unfinished tasks fail."""

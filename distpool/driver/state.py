@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterator
 
 import msgspec
 
@@ -114,3 +115,42 @@ class Group(msgspec.Struct, eq=False):
     """Whether tasks are so short, and come back so fast, that they are best sent many at a time."""
     task_s: float = 0.0
     """Moving average of a task's duration; 0 while unknown."""
+
+    def unsettled(self) -> Iterator[Task]:
+        """Tasks that have been accepted and not yet settled."""
+        for worker in self.workers.values():
+            yield from worker.in_flight.values()
+        for task in self.ready:
+            if not task.withdrawn:
+                yield task
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` when the state contradicts itself."""
+        for worker in self.workers.values():
+            assert (worker.lease in self.idle) <= (not worker.in_flight), "an idle worker holds tasks"
+            assert not worker.exclusive or len(worker.in_flight) <= 1, "a task that must be alone is not"
+            for attempt, task in worker.in_flight.items():
+                assert task.message.attempt == attempt
+
+
+class PoolState(msgspec.Struct, eq=False):
+    """What the parts of a pool's core share.
+
+    ``outstanding`` are tasks accepted and not yet settled; ``deadlines`` says what must happen when, by
+    ``(kind, lease)``.
+    """
+
+    awaits_set_up: bool
+    """The initializer has not run anywhere yet, and is to.  Where one worker is to be had, all that have been granted
+    by then run it; a cluster may not have them all, so their number is not waited for."""
+    workers: dict[str, Worker] = msgspec.field(default_factory=dict)
+    deadlines: dict[tuple[str, str], float] = msgspec.field(default_factory=dict)
+    outstanding: int = 0
+    closing: bool = False
+    broken: Failure | None = None
+
+    def fail(self, task: Task, failure: Failure, effects: Effects) -> None:
+        """A task that no worker has will not run."""
+        self.outstanding -= 1
+        effects.failed.append((task, failure))
+        effects.let_go.append(task)

@@ -10,10 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distpool.driver.core import INTERRUPT_GRACE_S, LAST_WORDS_S, MEMORY_CAUTION_S, PoolCore
+from distpool.driver.core import LAST_WORDS_S, PoolCore
 from distpool.driver.dealing import RETRACT_AFTER_S
 from distpool.driver.functions import in_payload
+from distpool.driver.losing import MEMORY_CAUTION_S
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
+from distpool.driver.stopping import INTERRUPT_GRACE_S
 from distpool.driver.task import Task, home_of
 from distpool.wire.driver_to_worker import Task as TaskMessage
 from distpool.wire.objects import Location
@@ -486,7 +488,7 @@ def state_of(core: PoolCore) -> Any:
         for worker in core.workers.values()
     ]
     # The gathering of tasks ends by itself; whether that is seen now or at its deadline makes no difference.
-    deadlines = {key: at for key, at in core._deadlines.items() if key[0] != "gather"}
+    deadlines = {key: at for key, at in core._state.deadlines.items() if key[0] != "gather"}
     return groups, workers, deadlines, core.outstanding, core.hungry, core._dealer._next_attempt
 
 

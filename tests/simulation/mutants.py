@@ -13,7 +13,9 @@ from distpool.driver import dependencies
 from distpool.driver.core import PoolCore
 from distpool.driver.dealing import Dealer
 from distpool.driver.lineage import Lineage
+from distpool.driver.losing import Losses
 from distpool.driver.recovery import Recovery, StoredOutcome
+from distpool.driver.stopping import Stopper
 from distpool.node.core import AgentCore
 from distpool.scheduler.book import Book
 from distpool.scheduler.desk import Desk
@@ -72,7 +74,7 @@ def _accept_late(real: Any) -> Any:
     def on_results(self: Any, lease: str, results: Any, busy_s: float, now: float, effects: Any) -> None:
         real(self, lease, results, busy_s, now, effects)
         for result in list(effects.late):
-            task = getattr(self, "lost_attempts", {}).pop(result.attempt, None)
+            task = getattr(self._losses, "lost_attempts", {}).pop(result.attempt, None)
             if task is not None and not task.future.done():
                 effects.late.remove(result)
                 effects.finished.append((task, result))
@@ -82,7 +84,7 @@ def _accept_late(real: Any) -> Any:
 
 def _forget_lost(real: Any) -> Any:
     def on_closed(self: Any, now: float, effects: Any) -> None:
-        self.lost_attempts = {}  # what the bug needs to remember must not be what gives it away
+        self._losses.lost_attempts = {}  # what the bug needs to remember must not be what gives it away
         real(self, now, effects)
 
     return on_closed
@@ -116,7 +118,7 @@ def _forget_retracted(real: Any) -> Any:
         worker = self.workers.get(lease)
         for attempt in attempts:
             if worker is not None and worker.in_flight.pop(attempt, None) is not None:
-                self.outstanding -= 1
+                self._state.outstanding -= 1
         real(self, lease, attempts, now, effects)
 
     return on_retracted
@@ -125,7 +127,7 @@ def _forget_retracted(real: Any) -> Any:
 def _never_bury_by_time(real: Any) -> Any:
     def on_ended(self: Any, lease: str, exit: Any, now: float, effects: Any) -> None:
         real(self, lease, exit, now, effects)
-        self._deadlines.pop(("ended", lease), None)
+        self._state.deadlines.pop(("ended", lease), None)
 
     return on_ended
 
@@ -141,8 +143,8 @@ def _drop_late(real: Any) -> Any:
 def _no_grace_deadline(real: Any) -> Any:
     def stop(self: Any, task: Any, failure: Any, now: float, effects: Any) -> None:
         real(self, task, failure, now, effects)
-        for key in [key for key in self._deadlines if key[0] == "stopping"]:
-            del self._deadlines[key]
+        for key in [key for key in self._state.deadlines if key[0] == "stopping"]:
+            del self._state.deadlines[key]
 
     return stop
 
@@ -325,18 +327,18 @@ def _holder_outlives_death(real: Any) -> Any:
 MUTANTS = [
     Mutant(
         "a late result is accepted",
-        (PoolCore, "_bury", _remember_lost),
+        (Losses, "bury", _remember_lost),
         (PoolCore, "on_results", _accept_late),
         (PoolCore, "on_closed", _forget_lost),
     ),
     Mutant("results are matched by worker, not by attempt", (PoolCore, "on_results", _match_by_worker), first_seed=40),
-    Mutant("a retry is counted twice", (PoolCore, "_charge", _charge(2))),
-    Mutant("a retry is not counted", (PoolCore, "_charge", _charge(0))),
+    Mutant("a retry is counted twice", (Losses, "_charge", _charge(2))),
+    Mutant("a retry is not counted", (Losses, "_charge", _charge(0))),
     Mutant("tasks that were given back are forgotten", (PoolCore, "on_retracted", _forget_retracted)),
     Mutant("a dead worker's tasks wait for its last words for ever", (PoolCore, "on_ended", _never_bury_by_time)),
     Mutant("the objects of a late result are forgotten", (PoolCore, "on_results", _drop_late)),
-    Mutant("a task that ignores its interrupt is never killed", (PoolCore, "_stop_task", _no_grace_deadline)),
-    Mutant("arguments go while a stopped task still has them", (PoolCore, "_stop_task", _let_go_too_early)),
+    Mutant("a task that ignores its interrupt is never killed", (Stopper, "stop", _no_grace_deadline)),
+    Mutant("arguments go while a stopped task still has them", (Stopper, "stop", _let_go_too_early)),
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
     Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle), first_seed=205),
     Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),

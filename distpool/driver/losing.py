@@ -1,0 +1,166 @@
+"""What follows when a worker, or the whole pool, is lost; a part of ``core``, and as free of I/O as that.
+
+Results return in batches, so after a death it is unknown which of the tasks in flight had run.  Each of them is
+charged an attempt, and goes back to the queue marked ``alone``: from then on it meets workers by itself, so a task
+that kills every worker is found out without taking its neighbours with it.  Tasks that may not run twice are
+``alone`` from the start.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from distpool.driver import gangs
+from distpool.driver.dealing import Dealer
+from distpool.driver.state import Effects, Failure, FailureKind, Group, PoolState, Worker, WorkerExit
+from distpool.driver.task import Task
+
+#: How long a worker that was told to end may take before it is killed.
+TERMINATE_GRACE_S = 1.0
+_UNHEEDED = "it was ended because a task on it did not stop when told to"
+#: So many workers in a row that end before they could run anything break the pool.
+FAILED_STARTS = 3
+#: How long one worker fewer works after memory ran short.
+MEMORY_CAUTION_S = 30.0
+
+
+class Losses:
+    """See the module's description.
+
+    :param strict: a worker that dies breaks the pool.
+    """
+
+    def __init__(self, state: PoolState, dealer: Dealer, strict: bool) -> None:
+        self._state = state
+        self._dealer = dealer
+        self._strict = strict
+        self._failed_starts = 0
+
+    def on_started(self) -> None:
+        """A worker came so far that it could run tasks."""
+        self._failed_starts = 0
+
+    def bury(self, worker: Worker, now: float, effects: Effects) -> None:
+        """A worker is gone for good: charge its tasks, or break the pool."""
+        assert worker.exit is not None
+        # What Python code wrote comes this way, what native code wrote comes with the report of the end.
+        exit = msgspec.structs.replace(worker.exit, stderr_tail=worker.words + worker.exit.stderr_tail)
+        group = self._dealer.groups[worker.shape]
+        del self._state.workers[worker.lease]
+        del group.workers[worker.lease]
+        group.idle.pop(worker.lease, None)
+        for kind in ("ended", "task", "stopping", "idle"):
+            self._state.deadlines.pop((kind, worker.lease), None)
+        tasks = list(worker.in_flight.values())
+        worker.in_flight.clear()
+        effects.let_go += worker.stopping.values()
+        if worker.gang:
+            tasks = self._break_up(group, worker, tasks, effects)
+        if worker.leaving:
+            # Its end was wanted; what it still held goes elsewhere, uncharged.
+            self._dealer.requeue(group, tasks, effects)
+        elif self._strict and exit.shortage != "task":
+            self._dealer.requeue(group, tasks, effects)
+            self.break_pool(Failure(FailureKind.BROKEN, exit=exit), effects)
+            return
+        else:
+            self._charge(group, tasks, exit, effects)
+            # With a node that is lost go workers that had no chance to answer.
+            if not worker.answered and not worker.stopping and not exit.lost:
+                self.on_failed_start(exit, effects)
+        if self._state.broken is None:
+            if exit.shortage == "node":
+                self._grow_careful(now)
+            self._dealer.ask(group, effects)
+            self._dealer.shed(group, effects)
+            self._dealer.deal(group, now, effects)
+
+    def _charge(self, group: Group, tasks: list[Task], exit: WorkerExit, effects: Effects) -> None:
+        """These tasks may have run at a worker that did not answer: they run again if they may."""
+        again = []
+        kind = FailureKind.OUT_OF_MEMORY if exit.shortage else FailureKind.WORKER_DIED
+        # More than it is allowed it would use again; of several it is unknown which it was.
+        certain = exit.shortage == "task" and len(tasks) == 1
+        for task in tasks:
+            task.deaths += 1
+            if certain or task.retries_left <= 0:
+                self._state.fail(task, Failure(kind, exit=exit), effects)
+            else:
+                task.retries_left -= 1
+                task.alone = True
+                again.append(task)
+        self._dealer.requeue(group, again, effects)
+
+    def on_unheeded(self, worker: Worker, effects: Effects) -> None:
+        """A worker did not heed an interrupt: it goes.  What else it holds should not have started; but the way there
+        may be interrupted as well, and then nobody knows."""
+        group = self._dealer.groups[worker.shape]
+        exit = WorkerExit(worker.pid, 0, _UNHEEDED, node=worker.node)
+        self._charge(group, list(worker.in_flight.values()), exit, effects)
+        worker.in_flight.clear()
+        worker.leaving = True
+        effects.give_back.append((worker, TERMINATE_GRACE_S, True))
+
+    def _grow_careful(self, now: float) -> None:
+        """Memory ran short on a node: fewer tasks at once."""
+        self._dealer.withheld += 1
+        self._state.deadlines[("memory", "")] = now + MEMORY_CAUTION_S
+
+    def grow_bolder(self, now: float, effects: Effects) -> None:
+        """Memory has not run short for a while: one worker more."""
+        self._dealer.withheld -= 1
+        if self._dealer.withheld:
+            self._state.deadlines[("memory", "")] = now + MEMORY_CAUTION_S
+        for group in self._dealer.groups.values():
+            self._dealer.ask(group, effects)
+
+    def _break_up(self, group: Group, worker: Worker, tasks: list[Task], effects: Effects) -> list[Task]:
+        tasks, others = gangs.break_up(group, worker, tasks)
+        for other in others:
+            if not other.leaving:
+                other.leaving = True
+                group.idle.pop(other.lease, None)
+                for kind in ("task", "idle"):
+                    self._state.deadlines.pop((kind, other.lease), None)
+                if other.exit is None:
+                    effects.give_back.append((other, TERMINATE_GRACE_S, True))
+        call = tasks[0].call if tasks else None
+        if call is not None:
+            # What has been answered is to be done again.
+            self._state.outstanding += len(call.finished)
+            call.finished.clear()
+        return tasks
+
+    def on_failed_start(self, exit: WorkerExit, effects: Effects) -> None:
+        """A worker ended before it could run anything."""
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS:
+            self.break_pool(Failure(FailureKind.BROKEN, exit=exit), effects)
+
+    def break_pool(self, failure: Failure, effects: Effects) -> None:
+        """Every task fails, every worker ends."""
+        if self._state.broken is not None:
+            return
+        self._state.broken = effects.broken = failure
+        self.await_no_set_up()
+        for group in self._dealer.groups.values():
+            for task in group.unsettled():
+                self._state.fail(task, failure, effects)
+            group.ready.clear()
+            group.idle.clear()
+            for worker in group.workers.values():
+                worker.in_flight.clear()
+                if not worker.leaving and worker.exit is None:
+                    worker.leaving = True
+                    effects.give_back.append((worker, TERMINATE_GRACE_S, True))
+            if group.demand:
+                group.demand = 0
+                effects.demand.append((group.shape, 0))
+        # Not merely counted down: an interrupt in the middle of a handler may have lost count, and this is the way out.
+        self._state.outstanding = 0
+
+    def await_no_set_up(self) -> None:
+        """The initializer has run, or never will."""
+        self._state.awaits_set_up = False
+        if self._state.closing:
+            self._dealer.eager = False
