@@ -1,6 +1,6 @@
 """The driver's decisions for one pool: which task goes to which worker, when, and what follows when one is lost.
 
-No I/O, no thread, no clock: the shell (``distpool.driver.pool``) reports what happened through the ``on_...`` methods,
+No I/O, no thread, no clock: the shell (``distpool.driver.shell``) reports what happened through the ``on_...`` methods,
 each of which takes the time and fills an ``Effects`` value with everything that must now be done.  How tasks are dealt
 out is in ``distpool.driver.dealing``, how they are ended in ``stopping``, what follows from losses in ``losing``.
 """

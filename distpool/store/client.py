@@ -123,7 +123,7 @@ class ObjectStore:
         #: What finalizers want done; whoever can take the lock does it.
         self._chores: deque[View | Sequence[str]] = deque()
         self._room = Room(self.folder, owner, self._lock, self, recycle_bytes, prepare)
-        self._views = Views(self.folder, self._end_view_later, self._room.find_spilled)
+        self._views = Views(self.folder, self._end_view_later, self._room.folder.find_spilled)
         self._ownership = Ownership(owner, self._views.viewed)
         self._reader = Reader(self._lock, self._room, self._views, self)
         self._writer = Writer(owner, node, self._lock, self._room, self._ownership, self)
@@ -257,7 +257,7 @@ class ObjectStore:
             self._dispose(ended)
             needed = self._ownership.needed_of(name)
             if self.elsewhere is None:
-                self._room.remove_dead(name, self._ownership.keeps)
+                self._room.folder.remove_dead(name, self._ownership.keeps)
         self._tell(ended)
         if self.elsewhere is not None:
             for site, segments in needed.items():
@@ -270,7 +270,7 @@ class ObjectStore:
         All other processes of the old node are dead, those included of which nobody here ever heard.
         """
         with self._lock:
-            others = {name for name in self._room.makers() if name.partition(".")[0] != self.owner}
+            others = {name for name in self._room.folder.makers() if name.partition(".")[0] != self.owner}
         for name in others:
             self.process_died(name)
         self._room.change_node()
@@ -343,9 +343,9 @@ class ObjectStore:
         ownership, slot = self._ownership, self._writer.slots.get(object_id)
         size_bytes, where = 0, ""
         if slot is not None:
-            size_bytes, where = slot.used_bytes, self._room.place_of(slot.segment.name)
+            size_bytes, where = slot.used_bytes, self._room.folder.place_of(slot.segment.name)
         elif ownership.segment_of(object_id):
-            where = self._room.place_of(ownership.segment_of(object_id))
+            where = self._room.folder.place_of(ownership.segment_of(object_id))
         lifetimes = ownership.lifetimes
         return ObjectFacts(
             object_id,
@@ -419,7 +419,7 @@ class ObjectStore:
                 self._room.free(slot)
         if self.elsewhere is None:
             for segment in itertools.chain.from_iterable(ended.files.values()):
-                self._room.remove_foreign(segment)
+                self._room.folder.remove(segment)
         crashpoints.reach("store.freed")
 
     def _tell(self, ended: Ended) -> None:

@@ -7,7 +7,6 @@ thread waits for the agent's answer, memory that comes free in this very process
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,9 +17,10 @@ from distpool import crashpoints
 from distpool.errors import ObjectStoreFullError
 from distpool.store.link import Asked, Link
 from distpool.store.mapping import PAGE
-from distpool.store.ownership import maker_of
-from distpool.store.segments import Segment, SegmentAllocator, Slot, align, free_bytes
-from distpool.store.spill import NodeFacts, SpillFolder
+from distpool.store.node_folder import NodeFolder
+from distpool.store.segments import SegmentAllocator, Slot, align, free_bytes
+from distpool.store.spill import NodeFacts
+from distpool.store.spiller import Spiller
 from distpool.wire import agent_to_store_client
 from distpool.wire.agent_to_store_client import NodeContents, UseDisk
 from distpool.wire.store_client_to_agent import (
@@ -29,7 +29,6 @@ from distpool.wire.store_client_to_agent import (
     MemoryReturned,
     MemoryWanted,
     Message,
-    SegmentFacts,
     StoreContents,
     StoreReport,
 )
@@ -67,16 +66,12 @@ class Room:
         recycle_bytes: int | None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        self._prepare = prepare
-        self._folder = folder
+        self.folder = NodeFolder(folder, owner, prepare, self._on_facts)
         self._owner = owner
         self._lock = lock
         self._client = client
         self.memory = SegmentAllocator(folder, owner, recycle_bytes)
         self.disk: SegmentAllocator | None = None
-        self._facts: NodeFacts | None = None
-        self._spill: SpillFolder | None = None
-        self._looked = False
         self._closed = False
         self._viewed_bytes = 0
         #: None: as much as there is.
@@ -85,6 +80,7 @@ class Room:
         self._reserved_bytes = 0
         #: Slots that are being written or compared: their segments cannot leave.
         self.busy: set[Slot] = set()
+        self._spiller = Spiller(lock, self.folder, self.memory, self.busy, client.orphaned_segments, self._on_moved)
         self._link: Link | None = None
         self._link_lock = threading.Lock()
         self._waiting: set[Asked] = set()
@@ -103,7 +99,7 @@ class Room:
                 if asked is not None:
                     self._stop_waiting(asked)
                 check_open()
-                self._look()
+                self.folder.look()
                 allocator = self._disk_allocator() if on_disk else self.memory
                 slot = allocator.allocate(size_bytes)
                 missing = 0
@@ -146,8 +142,8 @@ class Room:
         segment = slot.segment
         spilled = segment.leaving and not segment.address
         self._allocator_of(slot).free(slot)
-        if spilled and not segment.used_slots and self._spill is not None:
-            self._spill.remove(segment.name)
+        if spilled and not segment.used_slots and self.folder.spill is not None:
+            self.folder.spill.remove(segment.name)
         for asked in self._waiting:
             asked.event.set()
 
@@ -164,36 +160,24 @@ class Room:
         """The counterpart of ``begin_use``."""
         self.busy.discard(slot)
 
-    def place_of(self, segment: str) -> str:
-        """``"memory"`` or ``"disk"``, or nothing."""
-        if (self._folder / segment).exists():
-            return "memory"
-        return "disk" if self._spill is not None and (self._spill.uri or self._spill.find(segment)) else ""
-
     @property
     def can_spill(self) -> bool:
         """Whether there is a disk to go to."""
-        return self._spill is not None
+        return self.folder.spill is not None
 
     def full(self, size_bytes: int) -> ObjectStoreFullError:
         """What to raise when not even the last resort had room."""
         used = f"{self.memory.backed_bytes:,} bytes are in use by {self._owner}"
-        text = (
-            f"no room for {size_bytes:,} bytes in {self._folder}: {free_bytes(self._folder):,} bytes are free, {used}"
-        )
-        if self._facts is not None and self._spill is not None:
-            spill = self._spill.folder
+        path, facts = self.folder.path, self.folder.facts
+        text = f"no room for {size_bytes:,} bytes in {path}: {free_bytes(path):,} bytes are free, {used}"
+        if facts is not None and self.folder.spill is not None:
+            spill = self.folder.spill.folder
             parent = spill if spill.exists() else spill.parent
             text += (
-                f"; the node's budget is {self._facts.budget_bytes:,} bytes, "
+                f"; the node's budget is {facts.budget_bytes:,} bytes, "
                 f"and {free_bytes(parent):,} bytes are free for spilling in {spill}"
             )
         return ObjectStoreFullError(text)
-
-    def find_spilled(self, segment: str) -> Path | None:
-        """The local file of a segment that is not in memory (caller holds the lock)."""
-        self._look()
-        return self._spill.find(segment) if self._spill is not None else None
 
     def on_viewed(self, size_bytes: int) -> None:
         """Objects of so many bytes were mapped.  The agent spills what nobody views, as far as it knows: whoever looks
@@ -201,8 +185,8 @@ class Room:
         if self._link is None:
             self._viewed_bytes += size_bytes
             with self._lock:
-                self._look()
-            if self._facts is not None and self._viewed_bytes > self._facts.free_bytes and not self._closed:
+                self.folder.look()
+            if self.folder.facts is not None and self._viewed_bytes > self.folder.facts.free_bytes and not self._closed:
                 self.link()
 
     def fetch(self, segment: str) -> bool:
@@ -211,34 +195,8 @@ class Room:
         :raises ObjectLostError: when that cannot be read.
         """
         with self._lock:
-            self._look()
-        return self._spill is not None and self._spill.fetch(segment)
-
-    def remove_foreign(self, segment: str) -> None:
-        """Remove the segment of a maker that is dead (caller holds the lock)."""
-        self._look()
-        (self._folder / segment).unlink(missing_ok=True)
-        if self._spill is not None:
-            self._spill.remove(segment)
-
-    def makers(self) -> set[str]:
-        """Whose segments there are (caller holds the lock)."""
-        self._look()
-        return {maker_of(name) for name in self._names() if not name.startswith(".")}
-
-    def remove_dead(self, maker: str, keep: Callable[[str], bool]) -> None:
-        """Remove the segments of a maker that is dead, except some (caller holds the lock)."""
-        self._look()
-        for name in self._names():
-            if maker_of(name) == maker and not keep(name):
-                self.remove_foreign(name)
-
-    def _names(self) -> list[str]:
-        try:
-            names = os.listdir(self._folder)
-        except FileNotFoundError:
-            names = []  # the node ended first
-        return names + self._spill.names() if self._spill is not None else names
+            self.folder.look()
+        return self.folder.spill is not None and self.folder.spill.fetch(segment)
 
     def ask_contents(self) -> NodeContents | None:
         """What all clients of the node say they have; None when there is no agent."""
@@ -270,11 +228,11 @@ class Room:
         with self._link_lock:
             if self._link is None and not self._closed:
                 with self._lock:
-                    self._look()
+                    self.folder.look()
                     allowed = self.allowed_bytes
-                if self._facts is None or allowed is None or not self._facts.agent:
+                if self.folder.facts is None or allowed is None or not self.folder.facts.agent:
                     return None
-                self._link = Link(self._folder, self._facts, self._owner, allowed, self)
+                self._link = Link(self.folder.path, self.folder.facts, self._owner, allowed, self)
             return self._link
 
     def change_node(self) -> None:
@@ -284,12 +242,11 @@ class Room:
         if link is not None:
             link.close(goodbye=False)
         with self._lock:
-            self._looked = False
-            self._look()
+            self.folder.look_again()
             used = self.memory.backed_bytes + self._reserved_bytes
             if self.allowed_bytes is not None:
                 self.allowed_bytes = max(self.allowed_bytes, used)
-        if self._facts is not None and used > self._facts.free_bytes:
+        if self.folder.facts is not None and used > self.folder.facts.free_bytes:
             self.link()
 
     def trim(self) -> int:
@@ -298,8 +255,8 @@ class Room:
         link = self._link
         if link is not None and self.allowed_bytes is not None:
             # Keep what one may have without asking: the next object is not to wait.
-            assert self._facts is not None
-            keep = max(self.memory.backed_bytes + self._reserved_bytes, self._facts.free_bytes)
+            assert self.folder.facts is not None
+            keep = max(self.memory.backed_bytes + self._reserved_bytes, self.folder.facts.free_bytes)
             surplus = self.allowed_bytes - keep
             if surplus > 0:
                 self.allowed_bytes -= surplus
@@ -319,9 +276,9 @@ class Room:
         self.memory.close()
         if self.disk is not None:
             self.disk.close()
-        if self._spill is not None:
+        if self.folder.spill is not None:
             for name in spilled:
-                self._spill.remove(name)
+                self.folder.spill.remove(name)
 
     # -- for the agent, in the link's thread ------------------------------------------------------------------------
 
@@ -344,62 +301,12 @@ class Room:
             surplus = max(0, (self.allowed_bytes or 0) - used)
             if self.allowed_bytes is not None:
                 self.allowed_bytes -= surplus
-            busy = {slot.segment for slot in self.busy}
-            facts = [
-                SegmentFacts(segment.name, _backed(segment), segment.last_used)
-                for segment in self.memory.used_segments()
-                if segment not in busy
-            ]
-            # Nobody else can move what the dead have left; it has been there for longest.
-            facts += [SegmentFacts(name, _held_by(self._folder / name), 0.0) for name in self._orphaned()]
+            facts = self._spiller.candidates()
         return surplus, StoreReport(round, facts, viewed)
 
     def on_spill(self, name: str) -> tuple[int, str]:
         """See ``link.Party``."""
-        with self._lock:
-            segment = next((segment for segment in self.memory.used_segments() if segment.name == name), None)
-            orphaned = segment is None and name in self._orphaned()
-        if orphaned:
-            return 0, self._spill_orphan(name)
-        with self._lock:
-            if segment is None or self._is_busy(segment) or self._spill is None:
-                return 0, ""
-            slots = self.memory.withdraw(segment) or []
-        try:
-            path = self._spill.store(name, segment.size_bytes, segment.address, slots)
-        except OSError as error:
-            with self._lock:
-                self.memory.stay(segment)
-            return 0, str(error)
-        crashpoints.reach("store.spilled")
-        with self._lock:
-            if self._is_busy(segment):
-                self.memory.stay(segment)
-                moved = 0
-            else:
-                moved = self.memory.move(segment, path)
-                if moved and self.allowed_bytes is not None:
-                    self.allowed_bytes -= moved
-        if not moved:
-            self._spill.remove(name)
-        crashpoints.reach("store.moved")
-        return moved, ""
-
-    def _orphaned(self) -> list[str]:
-        return [name for name in self._client.orphaned_segments() if (self._folder / name).exists()]
-
-    def _spill_orphan(self, name: str) -> str:
-        """Move the segment of a dead maker to disk; returns why that failed."""
-        assert self._spill is not None
-        try:
-            self._spill.store_file(self._folder / name)
-        except OSError as error:
-            return str(error)
-        with self._lock:
-            (self._folder / name).unlink(missing_ok=True)
-            if name not in self._client.orphaned_segments():
-                self._spill.remove(name)  # its last owner let go of it meanwhile
-        return ""
+        return self._spiller.spill(name)
 
     def describe(self, request: int) -> StoreContents:
         """See ``link.Party``."""
@@ -407,16 +314,12 @@ class Room:
 
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        if self._looked:
-            return
-        if self._prepare is not None:
-            self._prepare()
-        self._looked = True
-        self._facts = NodeFacts.read(self._folder)
-        if self._facts is not None:
-            self.allowed_bytes = self._facts.free_bytes
-            self._spill = SpillFolder(self._facts, self._owner)
+    def _on_facts(self, facts: NodeFacts) -> None:
+        self.allowed_bytes = facts.free_bytes
+
+    def _on_moved(self, size_bytes: int) -> None:
+        if self.allowed_bytes is not None:
+            self.allowed_bytes -= size_bytes
 
     def _missing(self, fresh: int) -> int:
         assert self.allowed_bytes is not None
@@ -453,30 +356,15 @@ class Room:
         self.busy.discard(slot)
         self._reserved_bytes -= self._reserved.pop(slot, 0)
 
-    def _is_busy(self, segment: Segment) -> bool:
-        return any(slot.segment is segment for slot in self.busy)
-
     def _allocator_of(self, slot: Slot) -> SegmentAllocator:
         if self.disk is not None and slot.segment.path.parent == self.disk.folder and not slot.segment.leaving:
             return self.disk
         return self.memory
 
     def _disk_allocator(self) -> SegmentAllocator:
-        assert self._spill is not None
-        self._spill.prepare()
+        assert self.folder.spill is not None
+        self.folder.spill.prepare()
         if self.disk is None:
             # Nothing is recycled there: the disk's free space is for everybody.
-            self.disk = SegmentAllocator(self._spill.folder, self._owner, 0, "d")
+            self.disk = SegmentAllocator(self.folder.spill.folder, self._owner, 0, "d")
         return self.disk
-
-
-def _backed(segment: Segment) -> int:
-    return sum(slot.backed_bytes for slot in segment.slots)
-
-
-def _held_by(path: Path) -> int:
-    """Memory that a file takes."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0

@@ -332,8 +332,8 @@ def test_another_file_system(node, tmp_path):
     here = node(12 * MB, spill_uri=f"slow+{far}")
     # Any URI of pyarrow's will do; a local one would be used directly, so it is put in here.
     for store in (driver := here.store("d-1"), worker := here.store("w-1")):
-        store._room._look()
-        store._room._spill.uri = far.as_uri()
+        store._room.folder.look()
+        store._room.folder.spill.uri = far.as_uri()
     kept = [driver.pack(array(i)) for i in range(6)]
     assert len(os.listdir(far)) >= 2
     assert not [name for name in os.listdir(here.spill) if "d" not in name.rpartition(".")[2]]
