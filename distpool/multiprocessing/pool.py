@@ -7,7 +7,6 @@ run in another (``callbacks``).
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.driver.ahead import start_ahead
 from distpool.multiprocessing.callbacks import CallbackThread
+from distpool.multiprocessing.defaults import usable_cpus, worker_name
 from distpool.multiprocessing.failures import as_submit_error, failed
 from distpool.multiprocessing.feeding import Feed, Feeds, chunks, collect
 from distpool.multiprocessing.imap import IMapIterator, IMapUnorderedIterator
@@ -82,7 +82,7 @@ class Pool(standard.Pool):
             context = default_context.get_context()
         self._ctx = context
         if processes is None:
-            processes = _usable_cpus()
+            processes = usable_cpus()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
@@ -104,7 +104,7 @@ class Pool(standard.Pool):
                 initargs=self._initargs,
                 max_tasks_per_child=maxtasksperchild,
                 eager=True,
-                process_name=_worker_name(context),
+                process_name=worker_name(context),
                 daemon=True,
                 finish_at_exit=False,
                 label="the pool",
@@ -386,28 +386,6 @@ def _end_unattended(workers: WorkerPool, feeds: Feeds, callbacks: CallbackThread
     except RuntimeError:
         # No threads any more: the program ends, and nobody else is running.
         _end(workers, feeds, callbacks)
-
-
-def _worker_name(context: Any) -> str:
-    """What the standard library calls the workers of a pool of this context, without their number."""
-    name = getattr(getattr(context, "Process", None), "__name__", "DistpoolProcess")
-    return str(name).replace("Process", "PoolWorker")
-
-
-def _usable_cpus() -> int:
-    from distpool.driver.current import works_with_cluster
-
-    if works_with_cluster():
-        from distpool.driver.capacity import default_workers
-
-        return default_workers()
-    count = getattr(os, "process_cpu_count", None)
-    if count is not None:
-        return int(count() or 1)
-    try:
-        return len(os.sched_getaffinity(0)) or 1
-    except (AttributeError, OSError):
-        return os.cpu_count() or 1
 
 
 def __getattr__(name: str) -> Any:

@@ -37,16 +37,13 @@ from distpool.node.events import (
 from distpool.node.generations import Generations
 from distpool.node.memory_core import NODE, MemoryCore, MemoryPolicy
 from distpool.node.reasons import describe_exit
+from distpool.node.spares import Spares
 from distpool.node.state import TRANSITIONS, Worker, WorkerState
 from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
 
 SIGKILL, SIGTERM = 9, 15
 #: A worker that has not reported by then will not.
 _START_TIMEOUT_S = 120.0
-#: Spares are replaced when no lease has been asked for so long: not in competition with a pool that is starting.
-_SPARE_PAUSE_S = 0.1
-#: So many spares in a row may die before spares are given up.
-_SPARE_FAILURES = 3
 
 
 class AgentCore:
@@ -71,7 +68,8 @@ class AgentCore:
         memory: MemoryPolicy | None = None,
     ) -> None:
         self._hello = hello
-        self._spares = spares
+        # The node is part of their names: a driver has workers of several.
+        self._spares = Spares(spares, f"{hello.node}-{incarnation}x")
         self._heartbeat_s = heartbeat_s
         #: why the node must end
         self.refused = ""
@@ -80,10 +78,6 @@ class AgentCore:
         self._workers: dict[str, Worker] = {}
         self._by_lease: dict[str, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
-        self._incarnation = incarnation
-        self._last_spare = 0
-        self._spare_failures = 0
-        self._spares_at: float | None = None
         self._heartbeat_at: float | None = None
         self._generations = Generations(preload=preload)
         self._memory = MemoryCore(memory, hello.capacity.num_cpus) if memory is not None else None
@@ -117,7 +111,7 @@ class AgentCore:
     def next_deadline(self) -> float | None:
         """When ``TimePassed`` is due."""
         deadlines = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
-        others = [self._spares_at, self._heartbeat_at, self._generations.next_deadline()]
+        others = [self._spares.fill_at, self._heartbeat_at, self._generations.next_deadline()]
         if self._memory is not None:
             others.append(self._memory.next_deadline())
         deadlines += [at for at in others if at is not None]
@@ -147,7 +141,7 @@ class AgentCore:
 
     def _on_node_started(self, event: NodeStarted) -> None:
         self._say_hello()
-        self._spares_at = self._now if self._spares else None
+        self._spares.fill_soon(self._now)
 
     def _say_hello(self) -> None:
         # Workers that have not reported yet are left out: a scheduler that does not know them has no use for them.
@@ -206,9 +200,8 @@ class AgentCore:
     def _start(self, message: scheduler_to_agent.StartWorker) -> None:
         if message.lease in self._by_lease:
             return
-        if self._spares:
-            self._spares_at = self._now + _SPARE_PAUSE_S
-        worker = self._take_spare()
+        self._spares.on_lease_asked(self._now)
+        worker = self._spares.take(self._workers.values(), self._generations.current)
         if worker is None:
             worker = self._fork(message.lease)
         worker.lease = message
@@ -272,7 +265,7 @@ class AgentCore:
                 worker.kill_at = None
                 worker.endpoint = message.endpoint
                 if worker.lease is None:
-                    self._spare_failures = 0
+                    self._spares.on_started()
                 else:
                     self._ready(worker)
         elif isinstance(message, worker_to_agent.WorkerBlocked):
@@ -334,9 +327,7 @@ class AgentCore:
                 )
             )
         elif not stopping:
-            self._spare_failures += 1
-            if self._spares and self._spare_failures < _SPARE_FAILURES:
-                self._spares_at = self._now + _SPARE_PAUSE_S
+            self._spares.on_died(self._now)
         self._effects += self._generations.end_unused()
 
     def _move(self, worker: Worker, new: WorkerState) -> None:
@@ -344,37 +335,11 @@ class AgentCore:
             raise AssertionError(f"worker {worker.name} cannot go from {worker.state.value} to {new.value}")
         worker.state = new
 
-    # -- spares -------------------------------------------------------------------------------------------------
-
-    def _take_spare(self) -> Worker | None:
-        best = None
-        for worker in self._workers.values():
-            if worker.lease is None and worker.generation == self._generations.current:
-                if worker.state is WorkerState.LISTENING:
-                    return worker
-                if worker.state is not WorkerState.STOPPING:
-                    best = best or worker
-        return best
-
-    def _fill_spares(self) -> None:
-        waiting = 0
-        for worker in list(self._workers.values()):
-            if worker.lease is None and worker.state is not WorkerState.STOPPING:
-                if worker.generation == self._generations.current:
-                    waiting += 1
-                else:
-                    self._stop(worker, 0.0, terminate=False)  # it has not loaded what the newer ones have
-        for _ in range(waiting, self._spares):
-            self._last_spare += 1
-            # Its node is part of the name: a driver has workers of several.
-            self._fork(f"{self._hello.node}-{self._incarnation}x{self._last_spare}")
-
     # -- generations --------------------------------------------------------------------------------------------
 
     def _on_generation_ready(self, event: GenerationReady) -> None:
         self._effects += self._generations.on_ready(event, self._now)
-        if self._spares:
-            self._spares_at = self._now
+        self._spares.fill_soon(self._now)
 
     def _on_generation_ended(self, event: GenerationEnded) -> None:
         # Its workers died with it.  Number 0 is replaced by the shell under the same number.
@@ -401,9 +366,12 @@ class AgentCore:
         self._effects += self._generations.on_time(now)
         if self._memory is not None:
             self._look_at_memory(self._memory, now)
-        if self._spares_at is not None and self._spares_at <= now:
-            self._spares_at = None
-            self._fill_spares()
+        if self._spares.fill_at is not None and self._spares.fill_at <= now:
+            outdated, names = self._spares.fill(self._workers.values(), self._generations.current)
+            for worker in outdated:
+                self._stop(worker, 0.0, terminate=False)
+            for name in names:
+                self._fork(name)
         for worker in self._workers.values():
             if worker.kill_at is not None and worker.kill_at <= now:
                 self._kill(worker)

@@ -18,26 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
-from distpool.errors import DistpoolError, ObjectLostError, ObjectStoreFullError, SerializationError, TaskInterrupted
+from distpool.errors import SerializationError, TaskInterrupted
 from distpool.store.client import ObjectStore, install
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_agent import TaskEnded, TaskRuns
 from distpool.wire.worker_to_driver import (
     OK,
-    RAISED,
-    UNTRANSPORTABLE,
     Result,
     SetupDone,
     SetupFailed,
     TasksDone,
     WorkerGrown,
 )
-from distpool.worker import context, failure, setup
+from distpool.worker import context, failure, setup, stages
+from distpool.worker.forks import end_forked_child
 from distpool.worker.growth import Growth
 from distpool.worker.imports import Imports
 from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
 from distpool.worker.output import Forwarder
+from distpool.worker.stages import CALLING, LOADING, PACKING
 from distpool.worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 _FLUSH_S = 0.0005
 #: ``running`` while the set-up runs or the worker leaves; no attempt has such a number.
 _SETTING_UP, _LEAVING = -1, -2
-#: Stages of a task, for what goes wrong in it.
-_LOADING, _CALLING, _PACKING = range(3)
 _NONE = pickle.dumps(None, 5)
 #: Types whose pickles are small and stand for themselves.
 _SCALARS = frozenset({bool, int, float, complex})
@@ -77,7 +75,7 @@ class Runner:
         self._flush_lock = threading.Lock()
         #: The attempt that has been taken out of the mailbox and has no result yet.
         self._claimed = 0
-        self._stage = _LOADING
+        self._stage = LOADING
         #: The attempt that may not run again, if the pool's others may; whether they may.
         self._once = 0
         self._retriable = True
@@ -146,7 +144,7 @@ class Runner:
                 began = _clock()
                 continue
             self._claimed = attempt
-            stage = _LOADING
+            stage = LOADING
             try:
                 self.running = attempt
                 function = functions.get(item.function)
@@ -155,9 +153,9 @@ class Runner:
                     payload, objects = self._run_unusual(item, function)
                 else:
                     args, kwargs = loads(item.payload)
-                    stage = _CALLING
+                    stage = CALLING
                     value = function(*args, **kwargs)
-                    stage = _PACKING
+                    stage = PACKING
                     objects = ()
                     if value is None:
                         payload = _NONE
@@ -172,7 +170,7 @@ class Runner:
                 result = self._failure(attempt, error, self._stage if stage < 0 else stage)
             value = args = kwargs = None
             if self._forked:
-                self._end_forked_child()
+                end_forked_child()
             keep_signal()
             if stage < 0 and (item.objects or item.dependencies):
                 result.pinned = self._pinned(item)
@@ -193,7 +191,7 @@ class Runner:
 
     def _run_unusual(self, task: Task, function: Callable[..., Any] | None) -> tuple[bytes, Any]:
         """Payload and locations of the result; ``_stage`` tells how far it came."""
-        self._stage = _LOADING
+        self._stage = LOADING
         if task.flags & ONCE:
             self._once = task.attempt
         store = self._store
@@ -208,14 +206,14 @@ class Runner:
             args, kwargs = loaded
         del loaded
         assert function is not None
-        self._stage = _CALLING
+        self._stage = CALLING
         value: Any
         if task.flags & CHUNK:
             (argument_tuples,) = args
             value = list((map if task.flags & MAP else itertools.starmap)(function, argument_tuples))
         else:
             value = function(*args, **kwargs)
-        self._stage = _PACKING
+        self._stage = PACKING
         return self._pack(value)
 
     def _load_function(self, number: int) -> Callable[..., Any]:
@@ -242,29 +240,12 @@ class Runner:
 
     def _failure(self, attempt: int, error: BaseException, stage: int) -> Result:
         if self._forked:
-            self._end_forked_child(error)
-        status = RAISED
-        lost: tuple[str, ...] = ()
+            end_forked_child(error)
         if isinstance(error, TaskInterrupted):
             context.interrupted(attempt)
         if isinstance(error, RecursionError):
             self._keep_recursion_limit()
-        # Loading runs code of the arguments' classes: one that exits would end the driver's program from ``result()``.
-        # The pickling of the result belongs to the task, which may exit.
-        if stage != _CALLING and isinstance(error, (Exception, SystemExit) if stage == _LOADING else Exception):
-            status = UNTRANSPORTABLE
-            cause = error
-            if stage == _LOADING and isinstance(cause, ObjectLostError):
-                lost = cause.object_ids
-            if isinstance(cause, ObjectStoreFullError):
-                pass  # says it all, and is what the program would get from a call of its own
-            elif stage == _PACKING:
-                error = SerializationError(f"the result of the task cannot be sent: {failure.summary(cause)}")
-                error.__cause__ = cause
-            elif not isinstance(cause, DistpoolError):
-                text = f"the arguments of the task cannot be loaded in the worker: {failure.summary(cause)}"
-                error = SerializationError(text)
-                error.__cause__ = cause
+        status, error, lost = stages.describe(error, stage)
         return Result(attempt, status, failure.encode_exception(error, self._hidden_codes), lost=lost)
 
     def _answer_claimed(self, error: BaseException) -> None:
@@ -273,10 +254,10 @@ class Runner:
         self.running = 0
         self._keep_recursion_limit()
         if self._forked:
-            self._end_forked_child(error)
+            end_forked_child(error)
         attempt, self._claimed = self._claimed, 0
         if attempt:
-            self._done.append(self._failure(attempt, error, _CALLING))
+            self._done.append(self._failure(attempt, error, CALLING))
 
     def _keep_recursion_limit(self) -> None:
         if sys.getrecursionlimit() < _LEAST_RECURSION:
@@ -339,13 +320,13 @@ class Runner:
                 self._growth = Growth(message.growth_bytes)
         except BaseException as error:
             if self._forked:
-                self._end_forked_child(error)
+                end_forked_child(error)
             drain_queues()
             answer: Any = SetupFailed(failure.encode_exception(error, self._hidden_codes), failure.summary(error))
             mailbox.refusing = True
         else:
             if self._forked:
-                self._end_forked_child()
+                end_forked_child()
             answer = SetupDone()
         finally:
             self.running = 0
@@ -415,15 +396,3 @@ class Runner:
         self.running = 0
         self._forwarder.forget_in_child()
         self._watch.release_signal()
-
-    def _end_forked_child(self, error: BaseException | None = None) -> None:
-        """The child of a fork came back from the task as if it were the worker."""
-        code = 0
-        if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            import traceback
-
-            traceback.print_exception(type(error), error, error.__traceback__)
-            code = 1
-        os._exit(code & 0xFF)
