@@ -76,9 +76,9 @@ def memory() -> MemoryReport:
     Asks every process of the node that has stored anything larger; one that does not answer within two seconds is left
     out.  ``distpool memory`` does the same from the command line, for all nodes of this user on the machine.
     """
-    from distpool.store import client
+    from distpool.store.current import store_of_this_process
 
-    store = client.store_of_this_process()
+    store = store_of_this_process()
     if store is None:
         return MemoryReport()
     node = store.describe_node()

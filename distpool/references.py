@@ -23,9 +23,9 @@ def put(value: T) -> ObjectRef[T]:
     :raises DependencyError: when a future inside of it failed.
     :raises ObjectStoreFullError: when neither memory nor disk has room.
     """
-    from distpool.store import client
+    from distpool.store.current import store_of_this_process
 
-    store = client.store_of_this_process()
+    store = store_of_this_process()
     if store is None:
         from distpool.driver.current import current_session
 

@@ -33,6 +33,7 @@ from distpool.driver.recovery import Recovery
 from distpool.driver.shell import Settled
 from distpool.driver.spec import PoolSpec
 from distpool.driver.threads import require_threads
+from distpool.store.current import install, store_of_this_process
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.worker import context as worker_context
@@ -77,14 +78,13 @@ class Session:
         self.address = address
         self.lifeline = Lifeline(self)
         origin = find_origin(address, store_settings, predecessor, self.lifeline.on_cluster_lost)
-        self.worker = origin.worker
-        self.node, self.cluster = origin.node, origin.cluster
+        self.worker, self.node, self.cluster = origin.worker, origin.node, origin.cluster
         self.endpoint = origin.endpoint
         # What this process imports, it imports while the node starts.
         from distpool.code.definitions import DefinitionServer
         from distpool.code.pickler import function_is_stable
         from distpool.driver import environment  # noqa: F401 - the first pool needs it
-        from distpool.store.client import install
+        from distpool.store import client  # noqa: F401 - the store needs it
 
         if self.node is not None:
             self.node.wait_ready()
@@ -130,7 +130,7 @@ class Session:
             self.loop.start()
 
     def _open_store(self, origin: Origin, predecessor: Session | None) -> ObjectStore:
-        from distpool.store.client import ObjectStore, store_of_this_process
+        from distpool.store.client import ObjectStore
 
         on_free = self.finalized.release
         # A process has one store: in a worker, what a task puts there may become part of its result.

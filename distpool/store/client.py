@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
+from distpool.store.description import describe_objects
 from distpool.store.elsewhere import Elsewhere, ThroughAgent
 from distpool.store.handles import Packed, StoredPacked, StoredValue
 from distpool.store.ownership import Ended, Ownership
@@ -60,25 +61,10 @@ from distpool.store.writing import Writer
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
 from distpool.wire.site_to_site import MakerEnded, ObjectsEnded, SegmentsUnneeded
-from distpool.wire.store_client_to_agent import ObjectFacts, StoreContents
+from distpool.wire.store_client_to_agent import StoreContents
 
 #: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
 INLINE_BYTES = 1 << 16
-
-_installed: ObjectStore | None = None
-
-
-def install(store: ObjectStore) -> None:
-    """Make it the one that ``store_of_this_process`` finds."""
-    global _installed
-    _installed = store
-
-
-def store_of_this_process() -> ObjectStore | None:
-    """The store that this process works with, if it has one already."""
-    store = _installed
-    return store if store is not None and store.usable else None
-
 
 def _nothing(*_: Any) -> None:
     pass
@@ -333,29 +319,12 @@ class ObjectStore:
         """What this process has to do with."""
         self.do_chores()
         with self._lock:
-            known = self._ownership.lifetimes.objects()
-            objects = [self._describe_object(object_id) for object_id in [*known, *self._views.objects(known)]]
+            objects = describe_objects(
+                self._ownership, self._views, self._writer.slots, self._room.folder.place_of
+            )
             contents = StoreContents(request, self._room.allowed_bytes or 0, self._room.memory.backed_bytes, objects)
         self.do_chores()
         return contents
-
-    def _describe_object(self, object_id: str) -> ObjectFacts:
-        ownership, slot = self._ownership, self._writer.slots.get(object_id)
-        size_bytes, where = 0, ""
-        if slot is not None:
-            size_bytes, where = slot.used_bytes, self._room.folder.place_of(slot.segment.name)
-        elif ownership.segment_of(object_id):
-            where = self._room.folder.place_of(ownership.segment_of(object_id))
-        lifetimes = ownership.lifetimes
-        return ObjectFacts(
-            object_id,
-            size_bytes,
-            where,
-            ownership.kind_of(object_id),
-            lifetimes.handles(object_id),
-            self._views.viewed(object_id),
-            tuple(lifetimes.holders(object_id)),
-        )
 
     def describe_node(self) -> Any:
         """What all processes of the node say, as the agent's ``NodeContents``; None when there is no agent."""

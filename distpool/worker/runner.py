@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
 from distpool.errors import SerializationError, TaskInterrupted
-from distpool.store.client import ObjectStore, install
+from distpool.store.client import ObjectStore
+from distpool.store.current import install
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
 from distpool.wire.worker_to_agent import TaskEnded, TaskRuns
 from distpool.wire.worker_to_driver import (

@@ -17,7 +17,7 @@ PROGRAM = """
 import faulthandler, gc, os, sys, time
 import numpy as np
 import distpool
-from distpool.store import client
+from distpool.store import current
 
 LENGTH, BUDGET = 150_000, 12_000_000
 
@@ -64,7 +64,7 @@ def scenario():
 
 def leftovers():
     gc.collect()  # errors have tracebacks, with frames that have references
-    store = client.store_of_this_process()
+    store = current.store_of_this_process()
     store.trim()
     report = distpool.memory()
     found = [f"object {found.object_id}" for found in report.objects]

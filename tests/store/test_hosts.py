@@ -23,7 +23,7 @@ CONTAINER = """
 import os, sys, warnings
 import numpy as np
 import distpool
-from distpool.store import client
+from distpool.store import current
 
 def make(i):
     return np.full(1_000_000, i, float)
@@ -34,7 +34,7 @@ with distpool.DistExecutor(2) as executor:
     made = list(executor.map(make, range(20)))
     assert [future.result() for future in totals] == [big.sum()] * 4
     assert [array[3] for array in made] == list(range(20))
-    folder = str(client.store_of_this_process().folder)
+    folder = str(current.store_of_this_process().folder)
     print("folder", not folder.startswith("/dev/shm"))
 print("left", os.listdir("/dev/shm"))
 """

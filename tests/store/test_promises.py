@@ -10,13 +10,13 @@ import concurrent.futures, functools, gc, sys, time
 import numpy as np
 import distpool
 from distpool import futures
-from distpool.store import client
+from distpool.store import current
 
 SIZE = 1_000_000  # of 8 bytes
 
 def stored_copies():
     "How often SIZE numbers lie in memory that the program wrote."
-    return client.store_of_this_process().backed_bytes / (8 * SIZE)
+    return current.store_of_this_process().backed_bytes / (8 * SIZE)
 """
 
 MUTATE = """

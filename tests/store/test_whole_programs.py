@@ -11,7 +11,7 @@ STREAM = """
 import os, sys
 import numpy as np
 import distpool.multiprocessing as multiprocessing
-from distpool.store import client
+from distpool.store import current
 
 def make(i):
     return np.full(1 << 20, i, float)
@@ -21,7 +21,7 @@ with multiprocessing.Pool(2) as pool:
     most = 0
     for i, array in enumerate(pool.imap(make, range(60))):
         assert array[7] == i and array[-1] == i
-        store = store or client.store_of_this_process()
+        store = store or current.store_of_this_process()
         used = 0
         for entry in os.scandir(store.folder):
             try:
@@ -110,7 +110,7 @@ import gc
 import time
 import numpy as np
 import distpool
-from distpool.store import client
+from distpool.store import current
 
 def total(array):
     return float(array.sum())
@@ -162,7 +162,7 @@ with distpool.DistExecutor(1) as executor:
 gc.collect()
 # The worker's pins end when word of its end has come.
 deadline = time.monotonic() + 20
-while (left := client.store_of_this_process().describe().objects) and time.monotonic() < deadline:
+while (left := current.store_of_this_process().describe().objects) and time.monotonic() < deadline:
     time.sleep(0.01)
 print(len(left))
 """
