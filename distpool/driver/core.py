@@ -45,18 +45,18 @@ class PoolCore:
         max_tasks_per_child: int = 0,
         idle_timeout_s: float | None = None,
     ) -> None:
-        self._state = PoolState(awaits_set_up=eager and initialized)
+        self.state = PoolState(awaits_set_up=eager and initialized)
         self._dealer = Dealer(
             slots,
             eager=eager,
             max_tasks_per_child=max_tasks_per_child,
             idle_timeout_s=idle_timeout_s,
-            deadlines=self._state.deadlines,
+            deadlines=self.state.deadlines,
         )
-        self._stopper = Stopper(self._state, self._dealer)
-        self._losses = Losses(self._state, self._dealer, strict)
-        self.workers = self._state.workers
-        self._deadlines = self._state.deadlines
+        self._stopper = Stopper(self.state, self._dealer)
+        self._losses = Losses(self.state, self._dealer, strict)
+        self.workers = self.state.workers
+        self._deadlines = self.state.deadlines
         if eager:
             self._dealer.group(Shape())
 
@@ -65,17 +65,17 @@ class PoolCore:
     @property
     def outstanding(self) -> int:
         """Tasks accepted and not yet settled."""
-        return self._state.outstanding
+        return self.state.outstanding
 
     @property
     def closing(self) -> bool:
         """Whether ``on_closed`` was called."""
-        return self._state.closing
+        return self.state.closing
 
     @property
     def hungry(self) -> bool:
         """Whether a worker has nothing to do, or the pool wants more workers for more tasks: send at once."""
-        if self._state.closing or self._state.broken:
+        if self.state.closing or self.state.broken:
             return True
         groups = self._dealer.groups
         # Asked after every event, so without the cost of a generator.
@@ -87,12 +87,12 @@ class PoolCore:
     @property
     def starving(self) -> bool:
         """Whether there are tasks to run and no worker runs any."""
-        return bool(self._state.outstanding) and not any(worker.in_flight for worker in self.workers.values())
+        return bool(self.state.outstanding) and not any(worker.in_flight for worker in self.workers.values())
 
     @property
     def over(self) -> bool:
         """Whether the pool was closed and nothing of it is left."""
-        state = self._state
+        state = self.state
         return state.closing and not self.workers and not state.outstanding and not state.awaits_set_up
 
     @property
@@ -130,15 +130,15 @@ class PoolCore:
         for task in tasks:
             if task.withdrawn:
                 continue
-            self._state.outstanding += 1
-            if self._state.broken is not None:
-                self._state.fail(task, self._state.broken, effects)
+            self.state.outstanding += 1
+            if self.state.broken is not None:
+                self.state.fail(task, self.state.broken, effects)
                 continue
             group = self._dealer.group(task.shape)
             if self._dealer.most_workers(task.shape) < 1:
                 cpus = task.shape.num_cpus * max(1, task.shape.gang)
                 reason = f"it needs {cpus:g} CPUs, and its pool has {self._dealer.slots:g}"
-                self._state.fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+                self.state.fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
                 continue
             group.ready.append(task)
             touched[task.shape] = group
@@ -152,11 +152,11 @@ class PoolCore:
         group = self._dealer.group(worker.shape)
         self.workers[worker.lease] = worker
         group.workers[worker.lease] = worker
-        if self._state.broken is not None:
+        if self.state.broken is not None:
             effects.give_back.append((worker, TERMINATE_GRACE_S, True))
             worker.leaving = True
             return
-        if self._state.closing and not group.ready and not self._state.awaits_set_up:
+        if self.state.closing and not group.ready and not self.state.awaits_set_up:
             self._dealer.dismiss(group, worker, effects)
             self._dealer.ask(group, effects, shrink=True)
             return
@@ -173,7 +173,7 @@ class PoolCore:
         if worker is not None:
             worker.answered = True
             self._losses.on_started()
-            if self._state.awaits_set_up:
+            if self.state.awaits_set_up:
                 self._losses.await_no_set_up()
                 self._dismiss_when_done(effects)
 
@@ -209,7 +209,7 @@ class PoolCore:
             else:
                 effects.late.append(result)
                 self._stopper.let_go(worker, result.attempt, effects)
-        self._state.outstanding -= count
+        self.state.outstanding -= count
         group = self._dealer.groups[worker.shape]
         if count:
             each = busy_s / len(results)
@@ -222,23 +222,23 @@ class PoolCore:
     def on_single(self, task: Task, now: float) -> Worker | None:
         """A new task, for which no worker need be asked: the one that is to be sent it at once.  None: nothing has been
         decided, and ``on_submitted`` must hear of it."""
-        if self._state.closing or self._state.broken is not None:
+        if self.state.closing or self.state.broken is not None:
             return None
         worker = self._dealer.give_single(task, now)
         if worker is not None:
-            self._state.outstanding += 1
+            self.state.outstanding += 1
         return worker
 
     def on_single_result(self, lease: str, attempt: int, busy_s: float, now: float) -> Task | None:
         """The only task that is under way has ended, and nothing follows from it: the task.  None: nothing has been
         decided, and ``on_results`` must hear of it."""
         worker = self.workers.get(lease)
-        if worker is None or self._state.outstanding != 1 or self._state.closing:
+        if worker is None or self.state.outstanding != 1 or self.state.closing:
             return None
         task = self._dealer.take_back_single(worker, attempt, busy_s, now)
         if task is not None:
             worker.answered = True
-            self._state.outstanding = 0
+            self.state.outstanding = 0
         return task
 
     def on_retracted(self, lease: str, attempts: list[int], now: float, effects: Effects) -> None:
@@ -285,7 +285,7 @@ class PoolCore:
         group.demand = 0
         self._losses.await_no_set_up()
         while group.ready:
-            self._state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+            self.state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
         self._dismiss_when_done(effects)
 
     def on_reclaim(self, now: float, effects: Effects, excess: int = 0) -> None:
@@ -316,7 +316,7 @@ class PoolCore:
         """A task that has not been sent is cancelled; the shell settles its future."""
         for part in gangs.parts(task):
             part.withdrawn = True
-            self._state.outstanding -= 1
+            self.state.outstanding -= 1
 
     def on_killed(self, task: Task, now: float, effects: Effects) -> None:
         """A task is to end now, wherever it is."""
@@ -326,8 +326,8 @@ class PoolCore:
 
     def on_closed(self, now: float, effects: Effects) -> None:
         """No more tasks will come; workers leave when the last one is done."""
-        self._state.closing = True
-        if not self._state.awaits_set_up:
+        self.state.closing = True
+        if not self.state.awaits_set_up:
             # Those that leave from now on are replaced only if there is work for them.
             self._dealer.eager = False
         self._dismiss_when_done(effects)
@@ -375,7 +375,7 @@ class PoolCore:
         self._dealer.top_up(now, effects)
 
     def _dismiss_when_done(self, effects: Effects) -> None:
-        if self._state.outstanding or not self._state.closing or self._state.awaits_set_up:
+        if self.state.outstanding or not self.state.closing or self.state.awaits_set_up:
             return
         for group in self._dealer.groups.values():
             for worker in list(group.workers.values()):
@@ -396,5 +396,5 @@ class PoolCore:
                 assert self.workers[worker.lease] is worker
                 attempts += worker.in_flight
         assert len(attempts) == len(set(attempts)), "one attempt at two workers"
-        unsettled, counted = len(self.unsettled()), self._state.outstanding
+        unsettled, counted = len(self.unsettled()), self.state.outstanding
         assert unsettled == counted, f"{unsettled} tasks held, {counted} counted"

@@ -94,12 +94,12 @@ class PoolShell:
     @property
     def busy(self) -> bool:
         """Whether a task has been accepted and not yet settled."""
-        return bool(self.core.outstanding or self.inbox or self.held.tasks)
+        return bool(self.core.state.outstanding or self.inbox or self.held.tasks)
 
     @property
     def outstanding(self) -> int:
         """How many tasks have been accepted and not yet settled."""
-        return self.core.outstanding + len(self.inbox) + len(self.held.tasks)
+        return self.core.state.outstanding + len(self.inbox) + len(self.held.tasks)
 
     def unsettled(self) -> list[Task]:
         """The tasks that have been accepted and not yet settled (caller holds the lock)."""

@@ -66,6 +66,7 @@ from distpool.wire.store_client_to_agent import StoreContents
 #: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
 INLINE_BYTES = 1 << 16
 
+
 def _nothing(*_: Any) -> None:
     pass
 
@@ -319,9 +320,7 @@ class ObjectStore:
         """What this process has to do with."""
         self.do_chores()
         with self._lock:
-            objects = describe_objects(
-                self._ownership, self._views, self._writer.slots, self._room.folder.place_of
-            )
+            objects = describe_objects(self._ownership, self._views, self._writer.slots, self._room.folder.place_of)
             contents = StoreContents(request, self._room.allowed_bytes or 0, self._room.memory.backed_bytes, objects)
         self.do_chores()
         return contents

@@ -488,7 +488,7 @@ def state_of(core: PoolCore) -> Any:
         for worker in core.workers.values()
     ]
     # The gathering of tasks ends by itself; whether that is seen now or at its deadline makes no difference.
-    deadlines = {key: at for key, at in core._state.deadlines.items() if key[0] != "gather"}
+    deadlines = {key: at for key, at in core.state.deadlines.items() if key[0] != "gather"}
     return groups, workers, deadlines, core.outstanding, core.hungry, core._dealer._next_attempt
 
 

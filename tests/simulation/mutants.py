@@ -118,7 +118,7 @@ def _forget_retracted(real: Any) -> Any:
         worker = self.workers.get(lease)
         for attempt in attempts:
             if worker is not None and worker.in_flight.pop(attempt, None) is not None:
-                self._state.outstanding -= 1
+                self.state.outstanding -= 1
         real(self, lease, attempts, now, effects)
 
     return on_retracted
@@ -127,7 +127,7 @@ def _forget_retracted(real: Any) -> Any:
 def _never_bury_by_time(real: Any) -> Any:
     def on_ended(self: Any, lease: str, exit: Any, now: float, effects: Any) -> None:
         real(self, lease, exit, now, effects)
-        self._state.deadlines.pop(("ended", lease), None)
+        self.state.deadlines.pop(("ended", lease), None)
 
     return on_ended
 
