@@ -31,7 +31,8 @@ class Server:
     """Serves the entries of this process; starts its thread with the first one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Finalizers call ``remove``, and may run wherever memory is taken, also under the lock.
+        self._lock = threading.RLock()
         self._listener: socket.socket | None = None
         self._address = ""
         self._descriptors: dict[bytes, int | Callable[[], int]] = {}
@@ -134,7 +135,7 @@ class Server:
 
     def forget_after_fork(self) -> None:
         """In a forked child: the entries are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
