@@ -133,6 +133,7 @@ class TestErrors:
             result.get()
         assert seen == [info.value]
 
+    @pytest.mark.leaks("descriptors")  # the standard library's heap of shared memory, made by its first user
     def test_locks_may_not_be_arguments_of_tasks(self, pool: FakePool) -> None:
         lock = ours.Lock()
         with pytest.raises(RuntimeError, match="should only be shared between processes through inheritance"):
