@@ -40,8 +40,8 @@ from distpool.scheduler.state import Driver
 from distpool.wire import codec
 from distpool.wire.scheduler_to_driver import ReclaimIdle
 
-#: Whoever looks so much later than it was to has not been looking (the process was stopped, the machine asleep), so that
-#: nobody was heard by it says little: they get some seconds more to be heard, or to connect anew.
+#: Whoever looks so much later than it was to has not been looking (the process was stopped, the machine asleep).  That
+#: nobody was heard by it says little then: they get some seconds more to be heard, or to connect anew.
 _LATE_S, _GRACE_S = 0.2, 3.0
 
 
