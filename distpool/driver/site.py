@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -181,7 +182,7 @@ class DriverSite:
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         channel = Channel(context, f"p-{self.name}".encode(), self._keys)
-        connect: Callable[[Site], Connections] = lambda site: Connections(self._loop, channel, None, self._find, site)  # noqa: E731
+        connect = partial(Connections, self._loop, channel, None, self._find)
         files = Files(self.store_folder, self.name)
         admission = DriverAdmission(self.store_folder, self._budget_bytes // 2)
         self._site = site = Site(self.name, self._loop, files, admission, connect)

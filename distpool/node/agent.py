@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -139,7 +140,7 @@ class Agent:
             elif isinstance(effect, SignalWorker):
                 _send_signal(effect.pid, effect.signal)
             elif isinstance(effect, SampleMemory):
-                self._loop.soon(lambda effect=effect: self._sample(effect))  # type: ignore[misc]
+                self._loop.soon(partial(self._sample, effect))
             elif isinstance(effect, MakeGeneration):
                 self.zygotes.make(effect.generation, effect.modules)
             elif isinstance(effect, EndGeneration):

@@ -15,6 +15,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +115,7 @@ class Member:
         agent_channel.bind(agent_endpoint(config.root))
         to_scheduler = remote_scheduler(agent_channel)
         if self._server is not None:
-            server = self._server
-            to_scheduler = lambda message: server.on_agent_said(config.node, message)  # noqa: E731
+            to_scheduler = partial(self._server.on_agent_said, config.node)
         capacity = self._capacity()
         facts = ClusterFacts(
             self._token.secret, member.bind_host, member.advertised_host, member.first_port, member.last_port

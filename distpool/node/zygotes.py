@@ -6,6 +6,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from distpool.node.control import AgentEnd, Exited, Fork, Forked, FromZygote, Generate, NotForked, Ready, Unfit
@@ -139,8 +140,7 @@ class Zygotes:
             try:
                 descriptor = self._errors.open(worker)
             except OSError as error:
-                reason = str(error.strerror)
-                self._loop.soon(lambda worker=worker, reason=reason: self._emit(ForkFailed(worker, reason)))  # type: ignore[misc]
+                self._loop.soon(partial(self._emit, ForkFailed(worker, str(error.strerror))))
                 continue
             try:
                 connection.end.send(self._make_fork(worker), descriptor)

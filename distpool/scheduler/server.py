@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -85,7 +86,7 @@ class Server:
             if deliver is None:
                 self._send(b"a-" + effect.node.encode(), effect.message)
             else:
-                self._loop.soon(lambda deliver=deliver, message=effect.message: deliver(message))  # type: ignore[misc]
+                self._loop.soon(partial(deliver, effect.message))
         for name in [name for name in (*self._watched, *self._looked_for) if name not in self._core.book.drivers]:
             self._unwatch(name)
 
