@@ -1,4 +1,5 @@
-"""Tables and plots from the runs written down: ``report.md``, ``summary.json``, ``summary.png``, ``workloads.png``."""
+"""Tables and plots from the runs written down: ``report.md``, ``summary.json``, ``summary.png``, ``workloads.png``;
+and, for the results that come with the project, the table in its README."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from benchmarks import contenders, limits, summary, workload
 from benchmarks.summary import Figure, Row, Verdict
 from benchmarks.workload import Metric
 
+README = Path(__file__).resolve().parent.parent / "README.md"
+_BEGIN, _END = "<!-- summary: `python -m benchmarks report` -->", "<!-- end of summary -->"
 _HOW = """\
 Each run is a fresh process; contenders take turns, so that what disturbs the machine disturbs all of them. Numbers are
 medians, with the lowest and highest of all runs behind them. *distpool is* says how many times as good distpool's
@@ -25,10 +28,18 @@ def write(folder: Path) -> None:
     tables = {name: found for name, found in tables.items() if found}
     (folder / "summary.json").write_text(json.dumps(as_json(document, tables), indent=1) + "\n")
     (folder / "report.md").write_text(markdown(document, tables, folder))
+    if folder.resolve() == README.parent / "benchmarks" / "results":
+        README.write_text(with_overview(README.read_text(), overview(tables)))
     from benchmarks import plots
 
     plots.overview(tables, folder / "summary.png")
     plots.each_workload(tables, folder / "workloads.png")
+
+
+def with_overview(readme: str, lines: list[str]) -> str:
+    """``readme`` with these lines for the table that it has."""
+    head, rest = readme.split(_BEGIN, 1)
+    return "\n".join([head + _BEGIN, *lines, _END + rest.split(_END, 1)[1]])
 
 
 def as_json(document: dict[str, Any], tables: dict[str, list[Row]]) -> dict[str, Any]:

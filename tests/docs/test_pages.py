@@ -63,3 +63,12 @@ def test_each_setting_is_described() -> None:
     described = {name for name in first_column(DOCS / "reference" / "settings.md") if name.startswith("DISTPOOL_")}
     assert described >= read, "read by the source, but not described"
     assert described <= read, "described, but read nowhere"
+
+
+def test_the_readmes_figures_are_those_of_the_report() -> None:
+    rows = [
+        [line for line in page.read_text().splitlines() if re.match(r"\| .* \| \d+ of \d+ \|$", line)]
+        for page in (ROOT / "README.md", ROOT / "benchmarks" / "results" / "report.md")
+    ]
+    assert len(rows[0]) > 10
+    assert rows[0] == rows[1]
