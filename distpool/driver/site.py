@@ -81,12 +81,6 @@ class DriverSite:
             # What this process stores itself and what it fetches share the memory.
             NodeFacts("", "", self._budget_bytes, self._budget_bytes // 2, self._folders.spill).write(store)
 
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes of objects that were received from nodes, and sent to them."""
-        site = self._site
-        return (site.received_bytes, site.sent_bytes) if site is not None else (0, 0)
-
     # -- an ``Elsewhere`` -----------------------------------------------------------------------------------------
 
     def bring(self, extents: Sequence[Extent]) -> list[Place]:

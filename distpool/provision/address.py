@@ -56,23 +56,12 @@ def size(text: str) -> int:
     return int(float(found[1]) * (1000 if found[3] == "b" else 1024) ** power)
 
 
-def switch(text: str) -> bool:
-    """``true`` or ``false``, and how else people write that; an option without a value is true."""
-    if text.lower() in ("", "1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("give true or false")
-
-
 def words(text: str) -> tuple[str, ...]:
     """What is separated by commas."""
     return tuple(part for part in text.split(",") if part)
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)

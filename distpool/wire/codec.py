@@ -20,10 +20,6 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 encode = msgspec.msgpack.Encoder().encode
 
 
-class ProtocolError(Exception):
-    """A peer sent what its role may not send, or what is no message at all."""
-
-
 def decoder(message_type: Any) -> msgspec.msgpack.Decoder[Any]:
     """A decoder for one arrow's ``Message`` union."""
     return msgspec.msgpack.Decoder(message_type)

@@ -56,8 +56,6 @@ class Site:
         self._extents: dict[str, Extent] = {}
         self._askers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
-        #: Bytes received and sent, for people.
-        self.received_bytes = self.sent_bytes = 0
         self._on: dict[type, Callable[[str, Any], None]] = {
             says.SourceWanted: self._on_source_wanted,
             says.SourceFailed: self._on_source_failed,
@@ -169,7 +167,6 @@ class Site:
         if data is None:
             self.connections.reply(site, says.SourceUnknown(key))
             return
-        self.sent_bytes += len(data)
         self.connections.reply(site, says.Chunk(key, message.offset, memoryview(data)))
 
     def _share(self, event: fanout_core.Event) -> None:
@@ -196,7 +193,6 @@ class Site:
             self._pull(pull_events.SourceUnknown(message.key, named))
 
     def _on_chunk(self, site: str, message: says.Chunk) -> None:
-        self.received_bytes += len(message.data)
         self._pull(pull_events.ChunkCame(message.key, message.offset, len(message.data)), message.data)
 
     def _pull(self, event: pull_events.Event, data: memoryview | None = None) -> None:
