@@ -234,7 +234,9 @@ class Member:
                 "another port with --port"
             ) from error
         self._token = Token(f"{host}:{endpoint.rpartition(':')[2]}", self._token.secret)
-        core = SchedulerCore(cluster=self._token.address, lease_prefix=f"{self._config.node}-{self._incarnation}")
+        core = SchedulerCore(
+            cluster=self._token.address, lease_prefix=f"{self._config.node}-{self._incarnation}", gathers=True
+        )
         self._channels.append(channel)
         return Server(core, self._loop, channel, remote=True)
 

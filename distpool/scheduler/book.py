@@ -136,8 +136,11 @@ class Book:
         pool.parked = False
         self._offer(pool)
 
-    def infeasible(self, pool: Pool, shape: Shape) -> str:
-        """Why a lease of ``shape`` can never be had in ``pool``, or ``""``."""
+    def infeasible(self, pool: Pool, shape: Shape, *, any_node: bool = False) -> str:
+        """Why a lease of ``shape`` can never be had in ``pool``, or ``""``.
+
+        :param any_node: nodes of any kind may still come.
+        """
         if not (shape.num_cpus >= 0 and shape.num_gpus >= 0 and shape.memory_bytes >= 0):
             return "less than nothing cannot be had"
         if shape.num_gpus > 1 and shape.num_gpus != round(shape.num_gpus):
@@ -145,7 +148,7 @@ class Book:
         at_once = shape.num_cpus * max(1, shape.gang)
         if pool.owner and at_once > pool.slots + EPSILON:
             return f"the workers of this pool may use {pool.slots:g} CPUs at a time, {at_once:g} were asked for"
-        if self.placement.nodes and not self.placement.feasible(shape):
+        if self.placement.nodes and not any_node and not self.placement.feasible(shape):
             wanted = f"{shape.gang} workers at once with {words(shape)} each" if shape.gang else words(shape)
             return f"no node has {wanted}, even when idle; the cluster has {self.placement.describe()}"
         return ""

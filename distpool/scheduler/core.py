@@ -53,10 +53,21 @@ class SchedulerCore:
         restarted can tell its own leases from those of its predecessor.
     :param python: the Python minor version of the cluster; nodes of another one are refused.
     :param silence_s: a driver or node that is not watched and silent for so long is lost.
+    :param gathers: nodes come one by one, and perhaps back from a scheduler before this one: for the first
+        ``silence_s``, what none of those that are there could serve waits.
     """
 
-    def __init__(self, cluster: str, lease_prefix: str, python: str = codec.PYTHON, silence_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        lease_prefix: str,
+        python: str = codec.PYTHON,
+        silence_s: float = 10.0,
+        *,
+        gathers: bool = False,
+    ) -> None:
         desk = self._desk = Desk(cluster, lease_prefix, python, silence_s)
+        self._gathers = gathers
         sites = SiteSide(desk)
         self._drivers = DriverSide(desk, sites)
         self._nodes = NodeSide(desk, sites)
@@ -83,6 +94,8 @@ class SchedulerCore:
         desk.now = desk.book.now = now
         if desk.began > now:
             desk.began = now
+            if self._gathers:
+                desk.expect_nodes(desk.silence_s)
         effects = desk.effects = []
         self._on[type(event)](event)
         if desk.timers and desk.timers[0][0] <= now:

@@ -184,16 +184,19 @@ class Desk:
         """Somebody has dealt with a scheduler before this one: its nodes are about to say hello."""
         if not self._has_predecessor:
             self._has_predecessor = True
-            self.expected_until[_ALL_NODES] = self.now + _RETURN_S
-            heapq.heappush(self.timers, (self.now + _RETURN_S, "return", _ALL_NODES))
+            self.expect_nodes(_RETURN_S)
+
+    def expect_nodes(self, for_s: float) -> None:
+        """Nodes of which nothing is known yet may come: what could be met by one of them waits so long."""
+        self.expected_until[_ALL_NODES] = self.now + for_s
+        heapq.heappush(self.timers, (self.now + for_s, "return", _ALL_NODES))
 
     def refuse_infeasible(self, only: Iterable[Demand] | None = None) -> None:
-        """Answer demands that can never be met, as far as all nodes are known."""
-        if _ALL_NODES in self.expected_until:
-            return
+        """Answer demands that can never be met."""
+        any_node = _ALL_NODES in self.expected_until
         for demand in list(self.book.unmet if only is None else only):
             pool, shape, driver = demand.member.pool, demand.shape, demand.member.driver
-            reason = self.book.infeasible(pool, shape) if demand.wanted else ""
+            reason = self.book.infeasible(pool, shape, any_node=any_node) if demand.wanted else ""
             if reason:
                 self.book.set_wanted(demand.member, shape, 0)
                 self.tell(driver, to_driver.DemandInfeasible(pool.name, shape, reason))

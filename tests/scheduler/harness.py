@@ -21,8 +21,8 @@ TWO = Shape(2.0)
 class Scheduler:
     """``now`` is moved by hand."""
 
-    def __init__(self, prefix: str = "k") -> None:
-        self.core = SchedulerCore("test", prefix)
+    def __init__(self, prefix: str = "k", *, gathers: bool = False) -> None:
+        self.core = SchedulerCore("test", prefix, gathers=gathers)
         self.now = 0.0
         self.effects: list[Any] = []
 

@@ -318,13 +318,35 @@ def test_after_a_restart_nothing_is_impossible_until_the_nodes_have_had_time_to_
     scheduler.open()
     wanted = scheduler.want(2)
     scheduler.driver("new")
-    scheduler.open("q", driver="new")
+    scheduler.open("q", slots=64, driver="new")
     wanted += scheduler.want(1, pool="q", driver="new", shape=Shape(64.0))
     assert not [effect for effect in wanted if isinstance(effect.message, to_driver.DemandInfeasible)]
     scheduler.now = 5.0
     assert len(started(scheduler.node("other", cpus=2))) == 2
     refused = [effect for effect in scheduler.time(61.0) if isinstance(effect.message, to_driver.DemandInfeasible)]
     assert [effect.driver for effect in refused] == ["new"]
+
+
+def test_a_program_that_is_new_waits_for_the_nodes_of_a_scheduler_that_just_began() -> None:
+    """Nobody has told this scheduler that there was one before it: the nodes may be on their way all the same."""
+    scheduler = Scheduler("k2", gathers=True)
+    scheduler.node("head", cpus=0)
+    scheduler.driver("new")
+    scheduler.open(slots=64, driver="new")
+    gpu = Shape(1.0, 1.0)
+    assert told(scheduler.want(1, driver="new", shape=gpu), to_driver.DemandInfeasible, "new") == []
+    assert told(scheduler.want(1, driver="new", shape=Shape(64.0)), to_driver.DemandInfeasible, "new") == []
+    # What its own pool rules out needs no node to be refused.
+    assert told(scheduler.want(1, driver="new", shape=Shape(65.0)), to_driver.DemandInfeasible, "new")
+    scheduler.now = 5.0
+    assert len(started(scheduler.node("back", cpus=2, num_gpus=1.0))) == 1
+    scheduler.now = 9.0
+    scheduler.agent_says(from_agent.AgentHeartbeat(0), "back")
+    scheduler.agent_says(from_agent.AgentHeartbeat(0), "head")
+    [refused] = told(scheduler.time(10.0), to_driver.DemandInfeasible, "new")
+    assert refused.shape == Shape(64.0)
+    [refused] = told(scheduler.want(2, driver="new", shape=Shape(1.0, 2.0)), to_driver.DemandInfeasible, "new")
+    assert refused.reason.startswith("no node has 1 CPU, 2 GPUs")
 
 
 def test_what_the_driver_does_not_claim_after_a_restart_ends() -> None:

@@ -34,7 +34,7 @@ class SimulatedScheduler:
         self._clock = clock
         self._network = network
         self._events = 0
-        self.core = SchedulerCore("simulation", f"k{number}", silence_s=5.0)
+        self.core = SchedulerCore("simulation", f"k{number}", silence_s=5.0, gathers=True)
         self._timer = Timer(clock, self.core.next_deadline, lambda: self._handle(scheduler_events.TimePassed()))
         network.up(SCHEDULER, self._receive)
 
