@@ -89,8 +89,7 @@ class Folders:
         :raises OSError: when they cannot be made.
         """
         for folder in dict.fromkeys([self.root, self.store]):
-            os.mkdir(folder, 0o700)
-        self.hold()
+            self._locks.append(_make(folder))
 
     def hold(self) -> None:
         """Lock them; also when another process holds them too."""
@@ -210,20 +209,28 @@ def _make_first(parents: list[str], name: str) -> tuple[str, int]:
     for parent in parents:
         folder = os.path.join(parent, name)
         try:
-            os.mkdir(folder, 0o700)
-            # A full file system lets one make a folder, but nothing in it.
-            newborn = os.path.join(folder, f"{OWNER_FILE}.new")
-            lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(lock, f"{os.getpid()}\n".encode())
-                # Locked before it has its name: a node that sweeps at this moment must not take us for dead.
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                os.rename(newborn, os.path.join(folder, OWNER_FILE))
-            except OSError:
-                os.close(lock)
-                raise
-            return folder, lock
+            return folder, _make(folder)
         except OSError as error:
-            remove_tree(folder)
             failures.append(f"{parent}: {os.strerror(error.errno or errno.EIO)}")
     raise ConnectError(f"no folder for temporary files can be used ({'; '.join(failures) or 'all paths are too long'})")
+
+
+def _make(folder: str) -> int:
+    """A new folder; returns the descriptor that holds its lock."""
+    os.mkdir(folder, 0o700)
+    try:
+        # A full file system lets one make a folder, but nothing in it.
+        newborn = os.path.join(folder, f"{OWNER_FILE}.new")
+        lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(lock, f"{os.getpid()}\n".encode())
+            # Locked before it has its name: a node that sweeps at this moment must not take us for dead.
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            os.rename(newborn, os.path.join(folder, OWNER_FILE))
+        except OSError:
+            os.close(lock)
+            raise
+        return lock
+    except OSError:
+        remove_tree(folder)
+        raise

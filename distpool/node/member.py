@@ -52,8 +52,8 @@ _HEARTBEAT_S = 2.0
 _LINGER_S = 1.0
 #: How long a scheduler may take to answer a node that wants to join.
 _JOIN_S = 30.0
-#: How often what killed programs have left is looked for.
-_SWEEP_S = 30.0
+#: How often what killed programs have left is looked for, which is to list two or three folders.
+_SWEEP_S = 5.0
 #: Callers who fail to authenticate are worth a line so often, with their number.
 _REFUSED_LINE_S = 60.0
 #: Of the core that opens the doors to strangers: connections that are not authenticated yet take descriptors.

@@ -115,6 +115,7 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
         else:
             folders.remove_if_free()  # the driver may start another node in them
         if member is not None:
+            sweep()  # nobody else may do so later for programs that were killed a moment ago
             member.note_end()
 
 

@@ -1,4 +1,5 @@
-"""What may befall a cluster of hosts: its processes are killed or stopped, its links are cut; drawn from a seed."""
+"""What may befall a cluster of hosts: its processes are killed or stopped, its links are cut, slow or lossy, its nodes
+leave and come; drawn from a seed."""
 
 from __future__ import annotations
 
@@ -6,14 +7,20 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.multihost.hosts import WORKER_PORTS, Host, Lan
 
 Undo = tuple[float, Callable[[], None]]
+
+#: How long the order to drain a node may take to be given, and after which time it is given again: a scheduler that is
+#: restarted knows nothing of it.
+_DRAIN_S = 20.0
+_NODES_HERE = "from distpool.node import statefolder; print(*[node.node for node in statefolder.running_nodes()])"
 
 
 class Process:
@@ -63,17 +70,33 @@ class Faults:
     """Strikes once per call.
 
     :param restart_program: kills one of the programs and starts another.
+    :param a_program: the process id of one of the programs.
     :param token: of the cluster.
+    :param env: of its nodes.
+    :ivar struck: each fault that did strike: when, and of which kind.
     """
 
-    def __init__(self, seed: int, lan: Lan, restart_program: Callable[[], None], token: str) -> None:
+    def __init__(
+        self,
+        seed: int,
+        lan: Lan,
+        restart_program: Callable[[], None],
+        a_program: Callable[[], int],
+        token: str,
+        env: Mapping[str, str],
+    ) -> None:
         self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
+        self.struck: list[tuple[float, str]] = []
         self._lan = lan
         self._restart_program = restart_program
+        self._a_program = a_program
         self._token = token
+        self._env = env
         self._undo: list[Undo] = []
         self._cut: set[str] = set()
+        self._slow: set[str] = set()
+        #: The host that has a bad cable; there is one such cable.
+        self._lossy = ""
         self._down: set[str] = set()
 
     def strike(self, now: float) -> str:
@@ -84,13 +107,17 @@ class Faults:
             ("node process killed", 2, self._kill_node),
             ("node process stopped for a while", 1, self._stop_node),
             ("scheduler killed and restarted", 1, self._kill_head),
+            ("node drained, and another joins", 2, self._drain),
             ("link cut for a while", 3, self._cut_link),
+            ("link slow for a while", 2, self._slow_link),
+            ("link lossy for a while", 2, self._bad_cable),
             ("program killed", 1, self._kill_program),
+            ("program stopped for a while", 1, self._stop_program),
         ]
         [(kind, _, strike)] = self.random.choices(kinds, [weight for _, weight, _ in kinds])
         what = strike(now)
         if what:
-            self.counts[kind] += 1
+            self.struck.append((now, kind))
         return f"{kind}: {what or 'none there'}"
 
     def undo(self, now: float) -> None:
@@ -118,27 +145,32 @@ class Faults:
         host = self._some_host()
         return f"{host.name} {pid}" if (pid := self._kill(workers(host), signal.SIGKILL)) else ""
 
-    def _stop(self, host: Host, pids: list[int], seconds: float, now: float) -> str:
+    def _stop(self, where: str, pids: list[int], now: float) -> str:
         pid = self._kill(pids, signal.SIGSTOP)
         if not pid:
             return ""
+        seconds = self._while()
 
         def go_on() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
         self._undo.append((now + seconds, go_on))
-        return f"{host.name} {pid} for {seconds:.1f} s"
+        return f"{where} {pid} for {seconds:g} s"
+
+    def _while(self) -> float:
+        """Shorter and longer than anybody waits for a sign of life."""
+        return self.random.choice([0.5, 3.0, 15.0])
 
     def _stop_worker(self, now: float) -> str:
         host = self._some_host()
-        return self._stop(host, workers(host), self.random.choice([0.5, 3.0, 15.0]), now)
+        return self._stop(host.name, workers(host), now)
 
     def _stop_node(self, now: float) -> str:
         host = self._some_host()
         if host.name in self._down:
             return ""
-        return self._stop(host, agents(host), self.random.choice([0.5, 3.0, 15.0]), now)
+        return self._stop(host.name, agents(host), now)
 
     def _kill_node(self, now: float) -> str:
         return self._lose(self.random.choice(self._lan.hosts[1:]), now)
@@ -157,15 +189,14 @@ class Faults:
     def _start(self, host: Host) -> None:
         offer = ("--num-cpus", "2", "--worker-ports", WORKER_PORTS)
         if host is self._lan.hosts[0]:
-            host.distpool("start", "--head", "--port", "47000", *offer)
+            host.distpool("start", "--head", "--port", "47000", *offer, env=self._env)
         elif host.name in self._cut:
             # It could not reach the head, and would say so and end.
             self._undo.append((0.0, lambda: self._start(host)))
             return
         else:
-            process = host.popen(
-                sys.executable, "-m", "distpool", "start", "--join", "--token-file", "-", *offer, stdin=-1
-            )
+            join = (sys.executable, "-m", "distpool", "start", "--join", "--token-file", "-", *offer)
+            process = host.popen(*join, stdin=subprocess.PIPE, env=self._env)
             process.communicate(self._token, timeout=60)
             if process.returncode:
                 # The head may be away at this moment.
@@ -173,11 +204,73 @@ class Faults:
                 return
         self._down.discard(host.name)
 
+    def _drain(self, now: float) -> str:
+        host = self.random.choice(self._lan.hosts[1:])
+        if host.name in self._down or not self._order_to_leave(host):
+            return ""
+        self._down.add(host.name)
+        ordered = now
+
+        def join_when_it_has_left() -> None:
+            nonlocal ordered
+            now = time.monotonic()
+            if not agents(host):
+                self._start(host)
+                return
+            if now > ordered + _DRAIN_S:
+                ordered = now
+                self._order_to_leave(host)
+            self._undo.append((now + 0.5, join_when_it_has_left))
+
+        self._undo.append((now + 0.5, join_when_it_has_left))
+        return host.name
+
+    def _order_to_leave(self, host: Host) -> bool:
+        names = host.run(sys.executable, "-c", _NODES_HERE).split()
+        words = (sys.executable, "-m", "distpool", "drain", "--address", "/tmp/cluster.token", *names)
+        process = self._lan.hosts[1].popen(*words)
+        try:
+            process.communicate(timeout=_DRAIN_S)
+        except subprocess.TimeoutExpired:
+            host.end(process)
+        return bool(names) and process.returncode == 0
+
+    def _slow_link(self, now: float) -> str:
+        host = self._some_host()
+        if host.name in self._slow:
+            return ""
+        seconds, rate = self._while(), self.random.choice(["2mbit", "20mbit"])
+        self._slow.add(host.name)
+        self._lan.slow_down(host, rate)
+
+        def mend() -> None:
+            self._slow.discard(host.name)
+            self._lan.speed_up(host)
+
+        self._undo.append((now + seconds, mend))
+        return f"{host.name} {rate} for {seconds:g} s"
+
+    def _bad_cable(self, now: float) -> str:
+        host = self._some_host()
+        if self._lossy or host.name in self._cut:
+            return ""
+        seconds, lost = self._while(), self.random.choice([0.02, 0.1])
+        self._lossy = host.name
+        cable = contextlib.ExitStack()
+        cable.enter_context(self._lan.bad_cable(host, lost, delay_s=0.01))
+
+        def mend() -> None:
+            self._lossy = ""
+            cable.close()
+
+        self._undo.append((now + seconds, mend))
+        return f"{host.name} {lost:.0%} for {seconds:g} s"
+
     def _cut_link(self, now: float) -> str:
         host = self._some_host()
-        if host.name in self._cut:
+        if host.name in self._cut or host.name == self._lossy:
             return ""
-        seconds = self.random.choice([0.5, 3.0, 14.0])
+        seconds = self._while()
         self._cut.add(host.name)
         self._lan.pull_plug(host)
 
@@ -191,6 +284,10 @@ class Faults:
     def _kill_program(self, now: float) -> str:
         self._restart_program()
         return "one"
+
+    def _stop_program(self, now: float) -> str:
+        pid = self._a_program()
+        return self._stop("one,", [pid] if pid else [], now)
 
     @property
     def mended(self) -> bool:

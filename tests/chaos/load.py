@@ -1,6 +1,6 @@
 """A program under fire: a mixed load whose every result is known, until standard input ends.
 
-python -m tests.chaos.load SEED      prints a line of JSON a second, and one at the end
+python -m tests.chaos.load SEED      prints a line of JSON a second, after each round, and at the end
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from distpool import DistExecutor
 
 #: A result that does not come for so long never will.
 HUNG_S = 150.0
+MB = 1 << 20
 _RETRIES = 50
 
 
@@ -44,6 +45,17 @@ def plus(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[
 
 def total(array: np.ndarray[Any, Any]) -> float:
     return float(array.sum())
+
+
+def filled_memory(size: int, duration_s: float) -> int:
+    """Use so much of a worker's own memory for so long."""
+    block = b"x" * size
+    time.sleep(duration_s)
+    return len(block)
+
+
+def fail(number: int) -> None:
+    raise ValueError(number)
 
 
 def nested(number: int) -> int:
@@ -73,7 +85,19 @@ class Load:
         self.hung: list[str] = []
         self.worst_s = 0.0
         self.ended = False
-        self._rounds = [self.short, self.long, self.arrays, self.chain, self.nested, self.shared]
+        self._round = (0.0, 0.0)
+        self._writing = threading.Lock()
+        self._rounds = [
+            self.short,
+            self.long,
+            self.arrays,
+            self.large,
+            self.chain,
+            self.nested,
+            self.shared,
+            self.memory,
+            self.failures,
+        ]
 
     def report(self) -> None:
         facts = {
@@ -83,16 +107,33 @@ class Load:
             "hung": self.hung,
             "worst_s": round(self.worst_s, 2),
             "ended": self.ended,
+            #: When the latest round that is done began and ended; the clock is the same on all hosts.
+            "round": self._round,
         }
-        print(json.dumps(facts), flush=True)
+        with self._writing:
+            print(json.dumps(facts), flush=True)
 
     def run(self, stop: threading.Event) -> None:
         with distpool.options(max_retries=_RETRIES), attached() as executor:
             while not stop.is_set() and not self.hung:
+                began = time.monotonic()
                 self.random.choice(self._rounds)(executor)
+                self._round = (began, time.monotonic())
+                self.report()
             if self.hung:
                 os._exit(3)  # the executor would wait for what never comes
         self.ended = True
+
+    def expect_error(self, what: str, future: Future[Any], wanted: type[BaseException]) -> None:
+        """One result that is an error."""
+        try:
+            found = future.exception(HUNG_S)
+        except TimeoutError:
+            self.hung.append(what)
+            return
+        self.tasks += 1
+        if not isinstance(found, wanted):
+            self.wrong.append(f"{what}: {found!r}, not {wanted.__name__}")
 
     def expect(self, what: str, future: Future[Any], wanted: Any, own_s: float = 0.0) -> None:
         """One result, and how long it took to come."""
@@ -130,6 +171,32 @@ class Load:
             self.expect("array", future, float(number * length))
         for number, future in enumerate(made):
             self.expect("large result", executor.submit(total, future.result(HUNG_S)), float(number * length))
+
+    def large(self, executor: DistExecutor) -> None:
+        """More than a node's store holds in memory."""
+        length = 2 * MB
+        made = [executor.submit(filled, number, length) for number in range(5)]
+        sums = [executor.submit(total, executor.submit(plus, made[number], made[number - 1])) for number in range(5)]
+        for number, future in enumerate(sums):
+            self.expect("large array", future, float((number + (number - 1) % 5) * length))
+
+    def memory(self, executor: DistExecutor) -> None:
+        """More at once than a node may use."""
+        futures = [executor.submit(filled_memory, 250 * MB, 0.3) for _ in range(4)]
+        for future in futures:
+            self.expect("memory", future, 250 * MB)
+
+    def failures(self, executor: DistExecutor) -> None:
+        """Errors are results as well."""
+        raised = [executor.submit(fail, number) for number in range(3)]
+        with distpool.options(timeout_s=0.5):
+            late = executor.submit(slow, 1, 2 * HUNG_S)
+        with distpool.options(memory_bytes=100 * MB):
+            greedy = executor.submit(filled_memory, 250 * MB, 2 * HUNG_S)
+        for future in raised:
+            self.expect_error("error", future, ValueError)
+        self.expect_error("time limit", late, distpool.TaskTimeoutError)
+        self.expect_error("memory limit", greedy, distpool.OutOfMemoryError)
 
     def chain(self, executor: DistExecutor) -> None:
         future: Any = executor.submit(filled, 1, 50_000)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,15 +22,20 @@ from tests.multihost.hosts import Host, Lan, cluster
 #: How long everything may take to end, and to be gone, when no more faults strike.
 _CALM_S = 240.0
 _SETTLE_S = 60.0
+#: Of a node: less memory than its tasks want at times, so that results go to disk and tasks give way.
+_NODE_ENV = {"DISTPOOL_STORE_BYTES": str(64 << 20), "DISTPOOL_MEMORY_LIMIT_BYTES": str(600 << 20)}
 
 
 class _Program:
-    """One that runs on a host; its errors go to a file, so that nothing waits for a reader."""
+    """One that runs on a host; what it says goes to files, so that nothing waits for a reader.
+
+    They are appended to, since reader and writer share the position in them.
+    """
 
     def __init__(self, host: Host, seed: int) -> None:
         self.host = host
-        self.errors = tempfile.TemporaryFile("w+")
-        self.output = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("a+")
+        self.output = tempfile.TemporaryFile("a+")
         self.process = host.popen(
             sys.executable,
             "-X",
@@ -45,10 +51,21 @@ class _Program:
 
     def facts(self) -> dict[str, Any]:
         """The last that it said."""
+        return self._said()[-1]
+
+    def rounds(self) -> set[tuple[float, float]]:
+        """When its rounds began and ended."""
+        return {tuple(facts["round"]) for facts in self._said() if "round" in facts}
+
+    def pid(self) -> int:
+        """Its process in the host, and not the one that entered it; 0 if there is none."""
+        found = (pid for pid, process in processes(self.host).items() if "tests.chaos.load" in process.words)
+        return next(found, 0)
+
+    def _said(self) -> list[dict[str, Any]]:
         self.output.seek(0)
         lines = [line for line in self.output if line.startswith("{") and line.endswith("}\n")]
-        found: dict[str, Any] = json.loads(lines[-1]) if lines else {"tasks": 0}
-        return found
+        return [json.loads(line) for line in lines] or [{"tasks": 0}]
 
     def last_words(self) -> str:
         """The end of what it wrote to standard error."""
@@ -75,8 +92,10 @@ class Soak:
         self.problems: list[str] = []
         self.tasks = 0
         self.worst_s = 0.0
-        self.faults: Counter[str] = Counter()
+        self.faults: list[tuple[float, str]] = []
         self.errors: Counter[str] = Counter()
+        #: When rounds of programs began and ended.
+        self._rounds: list[tuple[float, float]] = []
         self._random = random.Random(seed)
         self._drivers = drivers
         self._every_s = every_s
@@ -86,12 +105,14 @@ class Soak:
     def run(self, seconds: float) -> None:
         """For so long, and until what was started has ended."""
         self._say(f"seed {self.seed}")
-        with cluster("alpha", "beta", "gamma") as (lan, laptop):
+        with cluster("alpha", "beta", "gamma", env=_NODE_ENV) as (lan, laptop):
             token = laptop.host.run("cat", "/tmp/cluster.token")
             places = [laptop.host, *lan.hosts[1:]]
             for host in places[1:]:
                 host.write("/tmp/cluster.token", token)
-            faults = Faults(self._random.getrandbits(32), lan, self._replace_program, token)
+            a_program = lambda: self._random.choice(self._programs).pid()  # noqa: E731
+            seed = self._random.getrandbits(32)
+            faults = Faults(seed, lan, self._replace_program, a_program, token, _NODE_ENV)
             try:
                 for number in range(self._drivers):
                     self._begin(places[number % len(places)])
@@ -100,7 +121,7 @@ class Soak:
                 self._look(lan)
             finally:
                 faults.undo(float("inf"))
-                self.faults = faults.counts
+                self.faults = faults.struck
                 for program in self._programs:
                     program.process.kill()
                     program.process.wait()
@@ -110,11 +131,31 @@ class Soak:
             self._expect_nothing(lan)
 
     def report(self) -> list[str]:
-        """The figures."""
+        """The figures.
+
+        A program has recovered from a fault when what it was waiting for as the fault struck is there: the time that
+        takes includes that for which the fault lasts, and the rest of the round's own work.
+        """
         lines = [f"{self.tasks} tasks done; the longest that a program waited for a result: {self.worst_s:.1f} s"]
-        lines += [f"{count:5} x {kind}" for kind, count in sorted(self.faults.items())]
-        lines.append(f"{sum(self.faults.values())} faults; wrong, lost, hung or left: {len(self.problems)}")
+        lines.append("faults, and the seconds until those whom they met had what they were waiting for:")
+        every: list[float] = []
+        for kind, count in sorted(Counter(kind for _, kind in self.faults).items()):
+            times = self._recoveries(kind)
+            every += times
+            half = f"median {statistics.median(times):.1f}, worst {max(times):.1f}" if times else "-"
+            lines.append(f"{count:5} x {kind}: {half}")
+        lines.append(f"{len(every)} recoveries, the worst after {max(every, default=0.0):.1f} s")
+        lines.append(f"{len(self.faults)} faults; wrong, lost, hung or left: {len(self.problems)}")
         return lines + self.problems
+
+    def _recoveries(self, kind: str) -> list[float]:
+        return [
+            ended - struck
+            for struck, what in self.faults
+            if what == kind
+            for began, ended in self._rounds
+            if began <= struck < ended
+        ]
 
     # -- programs -----------------------------------------------------------------------------------------------
 
@@ -123,12 +164,9 @@ class Soak:
 
     def _replace_program(self) -> None:
         program = self._random.choice(self._programs)
-        # The one that runs in the host, and not the one that entered it.
-        for pid, process in processes(program.host).items():
-            if "tests.chaos.load" in process.words:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                break
+        if pid := program.pid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         program.process.wait(60)
         self._count(program)
         self._programs.remove(program)
@@ -139,6 +177,7 @@ class Soak:
         facts = program.facts()
         where = program.host.name
         self.tasks += facts["tasks"]
+        self._rounds += program.rounds()
         self.worst_s = max(self.worst_s, facts.get("worst_s", 0.0))
         self.errors.update(facts.get("errors", {}))
         self.problems += [f"wrong, on {where}: {line}" for line in facts.get("wrong", ())]

@@ -17,4 +17,4 @@ def test_nothing_is_wrong_lost_hung_or_left() -> None:
     soak.run(12.0)
     assert not soak.problems, "\n".join(soak.report())
     assert soak.tasks
-    assert sum(soak.faults.values()) >= 3
+    assert len(soak.faults) >= 3

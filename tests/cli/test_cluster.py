@@ -99,6 +99,25 @@ if __name__ == "__main__":
     assert "No node of yours" in distpool("status")
 
 
+def test_what_a_killed_program_has_stored_goes_with_the_node_at_the_latest(
+    distpool: Command, run_script: Callable[..., str]
+) -> None:
+    address = distpool.start_head()
+    program = """
+import distpool, os, sys
+from distpool.store import current
+
+distpool.init(address=sys.argv[1])
+ref = distpool.put(bytes(1_000_000))
+print(current.store_of_this_process().folder, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    folder = run_script(program, address, status=-9, env=distpool.environment).strip()
+    distpool("stop")
+    assert folder
+    assert not os.path.exists(folder)
+
+
 def test_what_a_program_that_is_killed_held_is_given_back(distpool: Command, tmp_path: Path) -> None:
     address = distpool.start_head()
     script = tmp_path / "sleeper.py"

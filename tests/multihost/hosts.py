@@ -166,6 +166,11 @@ class Lan:
         for where, device in ((host, "eth0"), (self.bridge, f"port{self.hosts.index(host) + 1}")):
             self._run(where, "tc", "qdisc", "replace", "dev", device, *limit)
 
+    def speed_up(self, host: Host) -> None:
+        """No longer ``slow_down``."""
+        for where, device in ((host, "eth0"), (self.bridge, f"port{self.hosts.index(host) + 1}")):
+            self._run(where, "tc", "qdisc", "delete", "dev", device, "root")
+
     @contextlib.contextmanager
     def bad_cable(self, host: Host, lost: float, delay_s: float) -> Iterator[None]:
         """Delay the packets of a host in either direction, and lose a share of them."""
@@ -240,7 +245,7 @@ class Laptop:
 
 
 @contextlib.contextmanager
-def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
+def cluster(*names: str, num_cpus: int = 2, env: Mapping[str, str] | None = None) -> Iterator[tuple[Lan, Laptop]]:
     """Hosts of which the first is the head and the others have joined it, and one that is no node and has the token in
     ``/tmp/cluster.token``."""
     with contextlib.ExitStack() as cleanup:
@@ -248,7 +253,8 @@ def cluster(*names: str, num_cpus: int = 2) -> Iterator[tuple[Lan, Laptop]]:
         cleanup.callback(lan.close)
         laptop = Laptop(lan)
         cleanup.callback(laptop.close)
-        token = cleanup.enter_context(nodes(lan.hosts, "--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS))
+        offer = ("--num-cpus", str(num_cpus), "--worker-ports", WORKER_PORTS)
+        token = cleanup.enter_context(nodes(lan.hosts, *offer, env=env))
         laptop.host.write("/tmp/cluster.token", token)
         yield lan, laptop
 
