@@ -17,6 +17,7 @@ from distpool.node.statefolder import find_token
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.links import LinkUp, Patience
+from distpool.worker import context as worker_context
 
 #: How long a scheduler may take to answer.
 CONNECT_TIMEOUT_S = 30.0
@@ -49,6 +50,8 @@ def wait_for_answer(
             if isinstance(message, kind) and is_answer(message):
                 return message, others
             if isinstance(message, scheduler_to_driver.Refused):
+                if message.ended:
+                    worker_context.end_process(message.reason)
                 raise ConnectError(f"the cluster at {address} refused this program: {message.reason}")
             others.append(message)
         while channel.link_events:

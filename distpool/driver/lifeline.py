@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from distpool import errors
 from distpool.driver.state import Failure, FailureKind
+from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
     from distpool.driver.session import Session
     from distpool.driver.shell import Settled
+    from distpool.wire.scheduler_to_driver import Refused
 
 _monotonic = time.monotonic
 
@@ -28,14 +30,21 @@ class Lifeline:
         self._session = session
         self.lost = False
 
-    def on_refused(self, reason: str, settled: Settled) -> None:
+    def on_refused(self, refused: Refused, settled: Settled) -> None:
         """The scheduler will not serve this program: nothing can run (caller holds the lock)."""
         session = self._session
+        reason = refused.reason
+        if refused.ended:
+            self.end_worker(reason)
         if session.cluster is not None:
             reason = self._nodes_gone(reason)
         failure = Failure(FailureKind.BROKEN, error=errors.ConnectError(reason))
         for pool in list(session.pools.values()):
             settled += pool.shell.handle(functools.partial(pool.shell.on_broken, failure), _monotonic())
+
+    def end_worker(self, reason: str) -> NoReturn:
+        """This process is a worker whose lease has ended: nobody waits for it."""
+        worker_context.end_process(reason)
 
     def on_node_lost(self) -> None:
         """The private node's process ended, and with it every worker."""

@@ -58,8 +58,8 @@ class DriverSide:
             return
         parent = self._desk.book.leases.get(hello.parent_lease)
         if hello.parent_lease and parent is None and hello.parent_lease.startswith(self._desk.prefix):
-            # Its worker has ended; the message was under way.
-            self._desk.tell_anyone(name, to_driver.Refused("the worker in which this program runs has ended"))
+            # The message was under way when its worker ended, or its node has been out of reach.
+            self._desk.tell_anyone(name, to_driver.Refused("the lease on this worker has ended", ended=True))
             return
         driver = self._desk.book.drivers.get(name)
         if driver is None:

@@ -21,9 +21,13 @@ class SchedulerWelcome(_Message, frozen=True):
 
 
 class Refused(_Message, frozen=True):
-    """The driver cannot take part (protocol or Python version differs, ...); ``reason`` is for people."""
+    """The driver cannot take part (protocol or Python version differs, ...); ``reason`` is for people.
+
+    ``ended``: it lives in a worker whose lease has ended, which is to end without another word.
+    """
 
     reason: str
+    ended: bool = False
 
 
 class LeaseGranted(_Message, frozen=True):

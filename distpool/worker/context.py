@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import msgspec
 
@@ -123,6 +124,16 @@ def when_interrupted(end_nested: Callable[[int], None]) -> None:
 def interrupted(attempt: int) -> None:
     """An attempt was interrupted, and its task has ended."""
     _state.end_nested(attempt)
+
+
+def end_process(reason: str) -> NoReturn:
+    """End this worker without an answer to its driver, to which it is lost already.
+
+    What its task would make of the end of its nested work is nobody's result: the task runs elsewhere.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"distpool: this worker ends: {reason}\n".encode())
+    os._exit(1)
 
 
 def enter_blocked() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.multihost.hosts import WORKER_PORTS, Host, Lan
@@ -70,7 +70,7 @@ class Faults:
     """Strikes once per call.
 
     :param restart_program: kills one of the programs and starts another.
-    :param a_program: the process id of one of the programs.
+    :param a_program: the process ids of one of the programs: its own, and that of ``nsenter``, which stops with it.
     :param token: of the cluster.
     :param env: of its nodes.
     :ivar struck: each fault that did strike: when, and of which kind.
@@ -81,7 +81,7 @@ class Faults:
         seed: int,
         lan: Lan,
         restart_program: Callable[[], None],
-        a_program: Callable[[], int],
+        a_program: Callable[[], tuple[int, int]],
         token: str,
         env: Mapping[str, str],
     ) -> None:
@@ -145,15 +145,16 @@ class Faults:
         host = self._some_host()
         return f"{host.name} {pid}" if (pid := self._kill(workers(host), signal.SIGKILL)) else ""
 
-    def _stop(self, where: str, pids: list[int], now: float) -> str:
+    def _stop(self, where: str, pids: list[int], now: float, also: Sequence[int] = ()) -> str:
         pid = self._kill(pids, signal.SIGSTOP)
         if not pid:
             return ""
         seconds = self._while()
 
         def go_on() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            for each in (pid, *also):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGCONT)
 
         self._undo.append((now + seconds, go_on))
         return f"{where} {pid} for {seconds:g} s"
@@ -286,8 +287,8 @@ class Faults:
         return "one"
 
     def _stop_program(self, now: float) -> str:
-        pid = self._a_program()
-        return self._stop("one,", [pid] if pid else [], now)
+        pid, entered = self._a_program()
+        return self._stop("one,", [pid] if pid else [], now, [entered])
 
     @property
     def mended(self) -> bool:

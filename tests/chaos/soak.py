@@ -110,9 +110,8 @@ class Soak:
             places = [laptop.host, *lan.hosts[1:]]
             for host in places[1:]:
                 host.write("/tmp/cluster.token", token)
-            a_program = lambda: self._random.choice(self._programs).pid()  # noqa: E731
             seed = self._random.getrandbits(32)
-            faults = Faults(seed, lan, self._replace_program, a_program, token, _NODE_ENV)
+            faults = Faults(seed, lan, self._replace_program, self._a_program, token, _NODE_ENV)
             try:
                 for number in range(self._drivers):
                     self._begin(places[number % len(places)])
@@ -162,11 +161,16 @@ class Soak:
     def _begin(self, host: Host) -> None:
         self._programs.append(_Program(host, self._random.getrandbits(32)))
 
+    def _a_program(self) -> tuple[int, int]:
+        program = self._random.choice(self._programs)
+        return program.pid(), program.process.pid
+
     def _replace_program(self) -> None:
         program = self._random.choice(self._programs)
         if pid := program.pid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+                os.kill(program.process.pid, signal.SIGCONT)
         program.process.wait(60)
         self._count(program)
         self._programs.remove(program)

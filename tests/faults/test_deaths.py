@@ -12,13 +12,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
+import msgspec
 import pytest
 
 import distpool
 from distpool import DistExecutor, WorkerDiedError
 from distpool.driver import post_mortem
 from distpool.driver.state import WorkerExit
+from distpool.worker import context as worker_context
 
 
 def double(x: int) -> int:
@@ -189,3 +192,25 @@ def test_a_crash_report_whose_beginning_is_lost() -> None:
 def test_ends_that_nobody_saw_come_without_advice() -> None:
     assert "What to do" not in post_mortem.describe(WorkerExit(1, -9, "its node ended", lost=True))
     assert post_mortem.describe(WorkerExit(1, -64)).startswith("process 1: the worker was killed by ")
+
+
+def submit_with_a_lease_that_has_ended(folder: str) -> int:
+    """The first time, this worker is one that its scheduler has given up."""
+    mark = Path(folder) / "mark"
+    if not mark.exists():
+        mark.touch()
+        state = worker_context._state
+        assert state.context is not None
+        state.context = msgspec.structs.replace(state.context, lease=f"{state.context.lease}-ended")
+    with DistExecutor(1) as executor:
+        return executor.submit(abs, -7).result()
+
+
+def test_a_worker_that_was_given_up_gives_no_answer(tmp_path: Path) -> None:
+    with DistExecutor(1) as executor:
+        assert executor.submit(submit_with_a_lease_that_has_ended, str(tmp_path)).result(60) == 7
+    (tmp_path / "mark").unlink()
+    with DistExecutor(1) as executor, distpool.options(max_retries=0):
+        error = executor.submit(submit_with_a_lease_that_has_ended, str(tmp_path)).exception(60)
+    assert isinstance(error, WorkerDiedError)
+    assert "this worker ends: the lease on this worker has ended" in str(error)

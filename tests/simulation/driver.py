@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from contextlib import ExitStack
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
 import msgspec
@@ -179,7 +179,7 @@ class _Session(Session):
         self._next_pool = 0
         self.leases = Leases()
         self.links = Links(self)
-        self.lifeline = Lifeline(self)
+        self.lifeline = _Lifeline(self, driver)
         self.introduction = Introduction(self)
         self._callbacks = deque()
         self.due = deque()
@@ -214,6 +214,18 @@ class _Session(Session):
 
 class _Killed(BaseException):
     """The process that waits is no more."""
+
+
+class _Lifeline(Lifeline):
+    def __init__(self, session: Session, driver: SimulatedDriver) -> None:
+        super().__init__(session)
+        self._driver = driver
+
+    def end_worker(self, reason: str) -> NoReturn:
+        worker = self._driver.worker
+        assert worker is not None, f"{self._driver.name} is in no worker: {reason}"
+        self._driver.cluster.nodes[worker.site].kill_worker(worker.pid, 1)
+        raise _Killed
 
 
 class _Recovery(Recovery):
@@ -287,6 +299,7 @@ class SimulatedDriver:
         self.clock = cluster.clock
         self.name = program.name
         self.program = program
+        self.worker = worker
         self.site = worker.site if worker is not None else ""
         self.alive = True
         self.finished = False
@@ -350,7 +363,10 @@ class SimulatedDriver:
 
     def _receive(self, source: str, message: Any) -> None:
         data = message if isinstance(message, bytes) else codec.encode(message)
-        self.session.loop.serve([(source.encode(), [data])])
+        try:
+            self.session.loop.serve([(source.encode(), [data])])
+        except _Killed:
+            return
         self.session.loop.timer.update()
         self._received += 1
         if not self._received % _CHECK_EVERY:

@@ -12,6 +12,7 @@ import msgspec
 from distpool.driver import dependencies
 from distpool.driver.core import PoolCore
 from distpool.driver.dealing import Dealer
+from distpool.driver.lifeline import Lifeline
 from distpool.driver.lineage import Lineage
 from distpool.driver.losing import Losses
 from distpool.driver.recovery import Recovery, StoredOutcome
@@ -198,6 +199,10 @@ def _every_need_runs_it(real: Any) -> Any:
     return recompute
 
 
+def _refused_and_alive(real: Any) -> Any:
+    return lambda self, refused, settled: real(self, msgspec.structs.replace(refused, ended=False), settled)
+
+
 def _released_with_its_handle(real: Any) -> Any:
     """What keeps a stored argument goes with the task that had it, though the result may be needed again."""
 
@@ -353,6 +358,7 @@ MUTANTS = [
     Mutant("a result that was computed again is not used", (StoredOutcome, "renew", _nothing)),
     Mutant("a task whose input was lost is forgotten", (Recovery, "on_input_lost", _nothing)),
     Mutant("arguments are not kept for another run", (Recovery, "_argument", _released_with_its_handle)),
+    Mutant("a worker whose lease has ended answers", (Lifeline, "on_refused", _refused_and_alive), first_seed=40),
     Mutant("the lease of a silent driver never expires", (Desk, "arm", _arm_only("node"))),
     Mutant("the leases of a silent node never expire", (Desk, "arm", _arm_only("driver"))),
     Mutant("any node's heartbeat renews all nodes", (NodeSide, "on_agent_said", _renew_all_nodes)),
