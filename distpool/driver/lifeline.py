@@ -15,7 +15,6 @@ from distpool.worker import context as worker_context
 if TYPE_CHECKING:
     from distpool.driver.session import Session
     from distpool.driver.shell import Settled
-    from distpool.wire.scheduler_to_driver import Refused
 
 _monotonic = time.monotonic
 
@@ -30,11 +29,13 @@ class Lifeline:
         self._session = session
         self.lost = False
 
-    def on_refused(self, refused: Refused, settled: Settled) -> None:
-        """The scheduler will not serve this program: nothing can run (caller holds the lock)."""
+    def on_refused(self, reason: str, settled: Settled, ended: bool = False) -> None:
+        """The scheduler will not serve this program: nothing can run (caller holds the lock).
+
+        :param ended: since it lives in a worker whose lease has ended.
+        """
         session = self._session
-        reason = refused.reason
-        if refused.ended:
+        if ended:
             self.end_worker(reason)
         if session.cluster is not None:
             reason = self._nodes_gone(reason)

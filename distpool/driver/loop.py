@@ -350,7 +350,7 @@ class Loop:
                 session.questions.take(message)
             return
         if isinstance(message, scheduler_to_driver.Refused):
-            session.lifeline.on_refused(message, settled)
+            session.lifeline.on_refused(message.reason, settled, message.ended)
             return
         pool: WorkerPool | None = session.pools.get(message.pool)
         if isinstance(message, scheduler_to_driver.LeaseEnded):

@@ -200,7 +200,7 @@ def _every_need_runs_it(real: Any) -> Any:
 
 
 def _refused_and_alive(real: Any) -> Any:
-    return lambda self, refused, settled: real(self, msgspec.structs.replace(refused, ended=False), settled)
+    return lambda self, reason, settled, ended=False: real(self, reason, settled)
 
 
 def _released_with_its_handle(real: Any) -> Any:
