@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from distpool.wire import driver_to_scheduler
 from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkFailed, LinkUp
+from distpool.wire.streams import OpenStream, StreamBytes, StreamEnded, StreamMessage, StreamTaken
 
 if TYPE_CHECKING:
     from distpool.driver.loop import Loop
     from distpool.driver.session import Session
     from distpool.driver.shell import Settled
+    from distpool.driver.streams import Streams
 
 SCHEDULER = b"s"
+STREAM_MESSAGES = (OpenStream, StreamBytes, StreamTaken, StreamEnded)
 #: For how long a worker may be out of reach from the start, until it is given up.
 _UNREACHABLE_S = 15.0
 #: After so many seconds without the scheduler a line says so; after so many nothing waits for it any more.
@@ -31,6 +34,8 @@ class Links:
         self._session = session
         self._scheduler_lost_at: float | None = None
         self._unreachable_since: dict[bytes, float] = {}
+        #: What workers are connected with here; made for the first of them.
+        self._streams: Streams | None = None
 
     def on_news(self) -> None:
         """There are events at the channel (called in any thread): see that ``attend`` is called."""
@@ -101,3 +106,17 @@ class Links:
         session.tell_scheduler(driver_to_scheduler.ReturnLease(lease, 0.0))
         session.lease_ended(lease)
         settled += pool.shell.handle(functools.partial(pool.shell.leases.on_link_lost, lease, reason), _monotonic())
+
+    def carry(self, peer: bytes, message: OpenStream | StreamMessage) -> None:
+        """A worker asks for a socket of this machine, or speaks to one (caller holds the lock)."""
+        if self._streams is None:
+            from distpool.driver.streams import Streams
+
+            self._streams = Streams(self._session)
+        self._streams.take(peer, message)
+
+    def hang_up(self, peer: bytes) -> None:
+        """Close the connection to a worker that is gone."""
+        self._session.channel.disconnect(peer)
+        if self._streams is not None:
+            self._streams.forget(peer)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
 from distpool.driver.interrupts import shield
+from distpool.driver.links import STREAM_MESSAGES
 from distpool.driver.output import TaskOutput
 from distpool.wire import codec, scheduler_to_driver, worker_to_driver
 from distpool.wire.channel import Incoming
@@ -327,6 +328,8 @@ class Loop:
             if isinstance(message, worker_to_driver.Output) and message.stream == 2:
                 pool.shell.on_words(lease, message.text)
             self._output.take(message, session.leases.label_of(peer))
+        elif isinstance(message, STREAM_MESSAGES):
+            session.links.carry(peer, message)
         else:
             self.do_later(lambda: self._serve_worker(peer, message))
 

@@ -331,7 +331,7 @@ class Session:
         """Close the connection to a worker that is gone."""
         with self.lock:
             self.leases.forget(peer)
-        self.channel.disconnect(peer)
+        self.links.hang_up(peer)
         self.definitions.forget(peer)
         self.store.process_died(peer.decode())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from distpool.sharing.reach import reach_managers
 from distpool.sharing.reducers import Shared
 from distpool.sharing.server import SharedDescriptor
 
@@ -34,6 +35,7 @@ class Parentage(msgspec.Struct, frozen=True):
         from multiprocessing import process, resource_tracker
 
         process.current_process().authkey = self.authkey
+        reach_managers()
         tracker: Any = resource_tracker._resource_tracker
         if tracker._fd is None:
             tracker.__class__ = _inherited(type(tracker))

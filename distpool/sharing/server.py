@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from distpool.sharing import reach
+
 KEY_BYTES = 16
 #: First byte of a connection: what the client wants of the entry that the key names.
 FETCH_DESCRIPTOR = b"F"
@@ -151,17 +153,29 @@ def connect(address: str, kind: bytes, key: bytes) -> socket.socket:
 
     :raises OSError: when the owner is gone, or on another machine.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = None
     try:
-        connection.connect(address)
+        connection = reach.connect(address) if kind != FETCH_DESCRIPTOR else _connect_here(address)
         connection.sendall(kind + key)
     except OSError as error:
-        connection.close()
+        if connection is not None:
+            connection.close()
         raise OSError(
             error.errno,
             "a multiprocessing object (lock, queue, pipe, shared value) cannot be reached: the program that made it "
             f"has ended or runs on another machine ({error.strerror})",
         ) from None
+    return connection
+
+
+def _connect_here(address: str) -> socket.socket:
+    """Descriptors cannot leave their machine."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from distpool.wire.objects import Location
 from distpool.wire.resources import GangSeat
+from distpool.wire.streams import StreamBytes, StreamEnded, StreamOpened, StreamTaken
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -157,4 +158,17 @@ class Leave(_Message, frozen=True):
     """End after what has been sent: run no more tasks, run ``atexit`` functions, exit with 0."""
 
 
-Message = RunTasks | Setup | Retract | Interrupt | Definitions | ModuleSource | ReleaseObjects | Leave
+Message = (
+    RunTasks
+    | Setup
+    | Retract
+    | Interrupt
+    | Definitions
+    | ModuleSource
+    | ReleaseObjects
+    | Leave
+    | StreamOpened
+    | StreamBytes
+    | StreamTaken
+    | StreamEnded
+)

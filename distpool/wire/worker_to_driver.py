@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from distpool.wire.objects import Location
+from distpool.wire.streams import OpenStream, StreamBytes, StreamEnded, StreamTaken
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -115,4 +116,8 @@ Message = (
     | Output
     | LogRecords
     | Notice
+    | OpenStream
+    | StreamBytes
+    | StreamTaken
+    | StreamEnded
 )

@@ -30,6 +30,7 @@ from distpool.wire.driver_to_worker import (
     Setup,
     Task,
 )
+from distpool.wire.streams import StreamBytes, StreamEnded, StreamMessage, StreamOpened, StreamTaken
 from distpool.wire.worker_to_driver import FetchDefinitions, FetchModule, Retracted, Unpinned
 
 _DRIVER = b"d"[0]
@@ -66,6 +67,7 @@ class Mailbox:
         self.main_waits = False
         self.on_interrupt: Callable[[int], None] = lambda attempt: None
         self.on_release: Callable[[list[str]], None] = lambda object_ids: None
+        self.on_stream: Callable[[StreamMessage], None] = lambda message: None
         self._agent = agent
         self._driver: bytes | None = None
         self._intake = threading.Lock()
@@ -109,7 +111,7 @@ class Mailbox:
             pending = self.pending
             for task in message.tasks:
                 pending[task.attempt] = task
-        elif kind is ModuleSource or (kind is Definitions and message.request):
+        elif kind is ModuleSource or kind is StreamOpened or (kind is Definitions and message.request):
             reply = self._replies.pop(message.request, None)
             if reply is not None:
                 reply.message = message
@@ -122,6 +124,8 @@ class Mailbox:
             self.on_interrupt(message.attempt)
         elif kind is ReleaseObjects:
             self.on_release(message.objects)
+        elif kind is StreamBytes or kind is StreamTaken or kind is StreamEnded:
+            self.on_stream(message)
         else:  # in its turn between the tasks
             self.pending[next(self._controls)] = message
 

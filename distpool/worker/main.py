@@ -87,6 +87,10 @@ def run(start: WorkerStart) -> NoReturn:
     channel.connect(start.agent_endpoint, agent)
     endpoint = _listen(zmq_context, channel, start, keys)
     mailbox = Mailbox(channel, agent)
+    if start.cluster is not None:
+        from distpool.worker import far_sockets
+
+        far_sockets.install(mailbox)
     runner = Runner(mailbox, start)
     crashpoints.reach("worker.listening")
     mailbox.tell_agent(WorkerStarted(start.lease, endpoint, os.getpid()))

@@ -307,3 +307,78 @@ def test_a_key_of_another_cluster_opens_nothing(lan: Lan, laptop: Host) -> None:
     assert "another key" in output
     log = lan.hosts[0].run("sh", "-c", "cat /tmp/state/distpool/logs/*")
     assert log.count("did not authenticate") == 1
+
+
+def test_a_manager_of_the_program_is_reached_from_all_hosts(laptop: Host) -> None:
+    """Shared state as programs have always had it: the manager's process is where the program is."""
+    program = """
+import distpool.multiprocessing as multiprocessing, socket
+from multiprocessing.managers import BaseManager
+
+class Account:
+    def __init__(self): self.total = 0
+    def add(self, amount): self.total += amount; return self.total
+    def twice(self, data): return data + data
+
+class Manager(BaseManager): pass
+Manager.register("Account", Account)
+
+def work(account, seen, queue, amount):
+    seen[amount] = socket.gethostname()
+    queue.put(amount)
+    account.add(amount)
+
+def twice(account):
+    return len(account.twice(bytes(3_000_000)))
+
+if __name__ == "__main__":
+    with Manager() as accounts, multiprocessing.Manager() as things:
+        account, seen, queue = accounts.Account(), things.dict(), things.Queue()
+        with multiprocessing.Pool() as pool:
+            pool.starmap(work, [(account, seen, queue, amount) for amount in range(60)], chunksize=1)
+            print(account.add(0))
+            print(sorted(set(seen.values())))
+            print(sorted(queue.get() for _ in range(60)) == list(range(60)))
+            print(pool.map(twice, [account] * 2))
+"""
+    assert results(run(laptop, program)) == [1770, ["alpha", "beta", "gamma"], True, [6_000_000] * 2]
+
+
+def test_a_manager_reaches_nested_work(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+import multiprocessing
+
+def inner(seen, x):
+    seen.append(x)
+
+def outer(seen, x):
+    with DistExecutor(3) as executor:
+        list(executor.map(inner, [seen] * x, range(x)))
+
+if __name__ == "__main__":
+    with multiprocessing.Manager() as manager:
+        seen = manager.list()
+        with DistExecutor(3) as executor:
+            list(executor.map(outer, [seen] * 3, [4, 5, 6]))
+        print(sorted(seen))
+"""
+    assert results(run(laptop, program)) == [sorted([*range(4), *range(5), *range(6)])]
+
+
+def test_a_manager_that_has_ended_is_named(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+import multiprocessing
+
+if __name__ == "__main__":
+    with multiprocessing.Manager() as manager, DistExecutor(1) as executor:
+        seen = manager.list()
+        executor.submit(seen.append, 1).result()
+        manager.shutdown()
+        try:
+            executor.submit(seen.append, 1).result()
+        except Exception as error:
+            print(["the manager or listener at" in str(error), "it has ended" in str(error)])
+"""
+    assert results(run(laptop, program)) == [[True, True]]
