@@ -17,7 +17,8 @@ from distpool.store.transfer.admission import DriverAdmission
 from distpool.store.transfer.connections import Connections
 from distpool.store.transfer.files import Files
 from distpool.store.transfer.site import Site
-from distpool.wire.channel import FRAME_BYTES, Channel
+from distpool.wire.channel import Channel
+from distpool.wire.frames import FRAME_BYTES
 from distpool.wire.gatekeeper import Gatekeeper
 from distpool.wire.objects import Extent, Place
 from distpool.wire.security import Keys
@@ -60,9 +61,9 @@ def _site(name: str, address: str, folder: Path, giver: bool) -> tuple[Loop, Sit
     listening = None
     if giver:
         Gatekeeper(context, keys)
-        listening = Channel(context, f"t-{name}".encode(), keys)
+        listening = Channel(context, f"t-{name}".encode(), keys, bulk=True)
         listening.bind(f"tcp://{address}:{PORT}")
-    dialling = Channel(context, f"p-{name}".encode(), keys)
+    dialling = Channel(context, f"p-{name}".encode(), keys, bulk=True)
 
     def connect(site: Site) -> Connections:
         def find(wanted: str) -> None:

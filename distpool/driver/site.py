@@ -175,7 +175,7 @@ class DriverSite:
 
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        channel = Channel(context, f"p-{self.name}".encode(), self._keys)
+        channel = Channel(context, f"p-{self.name}".encode(), self._keys, bulk=True)
         connect = partial(Connections, self._loop, channel, None, self._find)
         files = Files(self.store_folder, self.name)
         admission = DriverAdmission(self.store_folder, self._budget_bytes // 2)

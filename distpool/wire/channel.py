@@ -20,11 +20,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import zmq
 
 from distpool.wire.doorbell import Doorbell
+from distpool.wire.frames import FRAME_BYTES, Frame, in_pieces, put_together
 from distpool.wire.shortcuts import Shortcuts
 from distpool.wire.waiting import Waiter
 
@@ -32,18 +33,15 @@ if TYPE_CHECKING:
     from distpool.wire.links import LinkEvent, LinkWatch
     from distpool.wire.security import Keys
 
-Frame: TypeAlias = "bytes | memoryview"
+#: A peer and the parts of what it said; of a bulk channel, all but the first are memoryviews.
 Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 
 #: What ``wait`` returns unless messages are in certain shortcuts only, of which it then returns the descriptors.
 EVERYTHING = (-1,)
-#: Messages that are taken in while the lock is held.
-_AT_ONCE = 256
+#: Messages that are taken in while the lock is held; few if they are large, since others want to be served in between.
+_AT_ONCE, _BULKS_AT_ONCE = 256, 32
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
-#: Over TCP, messages travel in frames of at most this size: a stranger cannot make us take in more than that before he
-#: has failed to authenticate.
-FRAME_BYTES = 1 << 18
 #: What encryption adds to a frame, and more.
 _FRAME_MARGIN_BYTES = 1 << 10
 #: Seconds that a caller may take to authenticate; and after which a silent connection is looked at, and given up.
@@ -65,11 +63,20 @@ class Channel:
     :param context: the ZeroMQ context; the channel does not end it.
     :param routing_id: how peers see this process.
     :param keys: the cluster's, for TCP.
+    :param bulk: it carries much: all but the first part of a message is handed over where ZeroMQ has received it.
     :ivar link_events: what became of TCP connections, for whoever has called ``watch_links``.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], routing_id: bytes, keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        routing_id: bytes,
+        keys: Keys | None = None,
+        *,
+        bulk: bool = False,
+    ) -> None:
         self.routing_id = routing_id
+        self._bulk = bulk
         self.link_events: deque[LinkEvent] = deque(maxlen=10_000)
         self._keys = keys
         # Encryption copies anyway.
@@ -214,13 +221,13 @@ class Channel:
             pass  # the other side was faster
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
-        """Send one message: one frame, or several if the channel has no keys.  Never blocks.
+        """Send one message of one or several parts.  Never blocks.
 
         :raises PeerUnreachable: when there is no connection to ``peer``.
         """
         socket = self._socket
         if self._keys is not None:
-            frames = _in_pieces(frames)
+            frames = in_pieces(frames)
         with self._lock:
             if self._closed:
                 raise PeerUnreachable(peer)
@@ -267,18 +274,29 @@ class Channel:
 
     def _take_in(self, arrived: list[Incoming], shortcuts: Shortcuts | None) -> bool:
         """Add what is in ZeroMQ's socket; False when that may not be all (caller holds the lock)."""
-        socket, most = self._socket, len(arrived) + _AT_ONCE
+        socket, most = self._socket, len(arrived) + (_BULKS_AT_ONCE if self._bulk else _AT_ONCE)
         while self._readable():
             # One lock hold for the whole backlog would starve senders; a bound keeps both sides moving.
             if len(arrived) >= most:
                 return False
+            if self._bulk:
+                arrived.append(self._take_bulk())
+                continue
             frames = socket.recv_multipart(zmq.NOBLOCK)
             if shortcuts is not None:
                 shortcuts.deliver(frames[0], frames[1:], arrived)
                 continue
-            pieces = self._keys is not None and len(frames) > 2
-            arrived.append((frames[0], [b"".join(frames[1:])] if pieces else frames[1:]))
+            several = self._keys is not None and len(frames) > 2
+            arrived.append((frames[0], put_together(frames[1:]) if several else frames[1:]))
         return True
+
+    def _take_bulk(self) -> Incoming:
+        socket = self._socket
+        peer, first = socket.recv(zmq.NOBLOCK), socket.recv(zmq.NOBLOCK)
+        frames: list[Any] = [first]
+        while socket.getsockopt(zmq.RCVMORE):
+            frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+        return peer, put_together(frames)
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -364,14 +382,6 @@ class Channel:
                 waiter.add(fd)
             else:
                 waiter.remove(fd)
-
-
-def _in_pieces(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """The same bytes in frames of ``FRAME_BYTES`` at most; the receiver puts a message together again."""
-    if all(len(frame) <= FRAME_BYTES for frame in frames):
-        return frames
-    whole = [memoryview(frame) for frame in frames]
-    return [frame[start : start + FRAME_BYTES] for frame in whole for start in range(0, len(frame), FRAME_BYTES)]
 
 
 def _resolved(endpoint: str) -> str:

@@ -63,8 +63,8 @@ class Received(_Message, frozen=True):
     key: str
 
 
-class ChunkWanted(_Message, frozen=True):
-    """Consumer → source: ``size_bytes`` from ``offset`` of the object's bytes."""
+class ChunksWanted(_Message, frozen=True):
+    """Consumer → source: ``size_bytes`` from ``offset`` of the object's bytes, in pieces."""
 
     extent: Extent
     offset: int
@@ -72,11 +72,10 @@ class ChunkWanted(_Message, frozen=True):
 
 
 class Chunk(_Message, frozen=True):
-    """Source → consumer."""
+    """Source → consumer: a piece, whose bytes follow as another part of the message."""
 
     key: str
     offset: int
-    data: memoryview
 
 
 class ObjectsEnded(_Message, frozen=True):
@@ -134,7 +133,7 @@ Message = (
     | SourceUnknown
     | SourceFailed
     | Received
-    | ChunkWanted
+    | ChunksWanted
     | Chunk
     | ObjectsEnded
     | MakerEnded

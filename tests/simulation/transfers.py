@@ -63,10 +63,12 @@ class SimulatedSite:
     def on_received(self, site: str, key: str) -> None:
         self.share(fanout_core.Received(key, site))
 
-    def on_chunk_wanted(self, site: str, extent: Extent, offset: int, size_bytes: int) -> None:
+    def on_chunks_wanted(self, site: str, extent: Extent, offset: int, size_bytes: int) -> None:
         if extent.home == self.name or extent.key in self.pulls.copies:
             self.world.uploads.setdefault((self.name, extent.key), {})[site] = self.world.now
-            self.world.send(self.name, site, "on_chunk", extent.key, offset, size_bytes)
+            for begin in range(offset, offset + size_bytes, CHUNK_BYTES):
+                piece = min(CHUNK_BYTES, offset + size_bytes - begin)
+                self.world.send(self.name, site, "on_chunk", extent.key, begin, piece)
         else:
             self.world.send(self.name, site, "on_unknown", extent.key)
 
@@ -91,9 +93,9 @@ class SimulatedSite:
                 world.after(world.random.random(), self, self.pull, pull_events.RoomMade(effect.key))
             elif isinstance(effect, pull_events.AskSource):
                 world.send(self.name, effect.extent.home, "on_source_wanted", effect.extent, effect.failed)
-            elif isinstance(effect, pull_events.AskChunk):
+            elif isinstance(effect, pull_events.AskChunks):
                 wanted = (effect.extent, effect.offset, effect.size_bytes)
-                world.send(self.name, effect.source, "on_chunk_wanted", *wanted)
+                world.send(self.name, effect.source, "on_chunks_wanted", *wanted)
             elif isinstance(effect, pull_events.StoreChunk):
                 assert isinstance(event, pull_events.ChunkCame)
                 if effect.offset in self.pieces[effect.key]:
@@ -153,11 +155,12 @@ class World:
             size_bytes = self.random.randint(1, chunks) * CHUNK_BYTES - self.random.randrange(CHUNK_BYTES)
             self.extents.append(Extent(f"o{number}", self.random.choice(names), f"s{number}", 0, size_bytes))
         for extent in self.extents:
+            within_s = self.random.choice((0.05, 3.0))
             for name in names:
                 for _ in range(self.random.choice((0, 1, 1, 3))):
                     if name != extent.home:
                         site = self.sites[name]
-                        self.after(self.random.random() * 3, site, site.want, extent)
+                        self.after(self.random.random() * within_s, site, site.want, extent)
         for _ in range(faults):
             self.after(self.random.random() * 5, None, self.fault)
 

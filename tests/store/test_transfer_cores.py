@@ -18,7 +18,7 @@ def pulling(source: str = "home") -> PullCore:
     assert core.handle(pull_events.Wanted(OBJECT, 1), 0.0) == [pull_events.MakeRoom(KEY, OBJECT.size_bytes)]
     assert core.handle(pull_events.RoomMade(KEY), 0.0) == [pull_events.AskSource(OBJECT)]
     asked = core.handle(pull_events.SourceNamed(KEY, source, ("other",)), 0.0)
-    assert asked == [pull_events.AskChunk(OBJECT, source, i * CHUNK_BYTES, CHUNK_BYTES) for i in range(3)]
+    assert asked == [pull_events.AskChunks(OBJECT, source, 0, 3 * CHUNK_BYTES)]
     return core
 
 
@@ -45,14 +45,14 @@ def test_only_what_is_missing_is_asked_for_again() -> None:
     core = pulling("copy")
     core.handle(chunk(1), 0.1)
     assert core.handle(pull_events.LinkLost("copy"), 0.2) == []
-    again = [pull_events.AskChunk(OBJECT, "copy", i * CHUNK_BYTES, CHUNK_BYTES) for i in (0, 2)]
+    again = [pull_events.AskChunks(OBJECT, "copy", i * CHUNK_BYTES, CHUNK_BYTES) for i in (0, 2)]
     assert core.handle(pull_events.LinkUp("copy"), 0.3) == again
     assert core.handle(chunk(1), 0.4) == []
 
 
 def test_when_the_home_is_gone_another_serves_and_then_nobody() -> None:
     core = pulling()
-    other = [pull_events.AskChunk(OBJECT, "other", i * CHUNK_BYTES, CHUNK_BYTES) for i in range(3)]
+    other = [pull_events.AskChunks(OBJECT, "other", 0, 3 * CHUNK_BYTES)]
     assert core.handle(pull_events.SiteGone("home"), 1.0) == other
     lost = core.handle(pull_events.SourceUnknown(KEY, "other"), 2.0)
     assert [type(effect) for effect in lost] == [pull_events.Lose, pull_events.Discard]

@@ -17,7 +17,8 @@ import zmq
 
 from distpool.errors import ConnectError
 from distpool.node import statefolder
-from distpool.wire.channel import FRAME_BYTES, Channel
+from distpool.wire.channel import Channel
+from distpool.wire.frames import FRAME_BYTES
 from distpool.wire.gatekeeper import Gatekeeper
 from distpool.wire.links import OTHER_KEY, CallerRefused, LinkDown, LinkFailed, LinkUp
 from distpool.wire.security import Keys, Token, new_secret, parse_address

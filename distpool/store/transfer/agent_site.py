@@ -60,8 +60,8 @@ class AgentSite:
         self._loop = loop
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         Gatekeeper(self._context, keys)
-        self._listening = Channel(self._context, f"t-{node}".encode(), keys)
-        self._dialling = Channel(self._context, f"p-{node}".encode(), keys)
+        self._listening = Channel(self._context, f"t-{node}".encode(), keys, bulk=True)
+        self._dialling = Channel(self._context, f"p-{node}".encode(), keys, bulk=True)
         self.endpoint = listen(self._listening)
         name = f"a-{node}"
         admission = NodeAdmission(lambda message: books.tell(name, message))

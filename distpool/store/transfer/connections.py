@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from distpool.store.transfer.allocator import keep_freed_memory
 from distpool.wire import codec, site_to_site
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.doorbell import Doorbell
@@ -36,6 +37,7 @@ class Party(Protocol):
     """Who is told; in the loop's thread."""
 
     def on_site_said(self, site: str, message: Any) -> None: ...
+    def on_chunk(self, site: str, chunk: site_to_site.Chunk, data: memoryview) -> None: ...
     def on_link_up(self, site: str) -> None: ...
     def on_link_lost(self, site: str) -> None: ...
     def on_site_gone(self, site: str) -> None: ...
@@ -52,6 +54,7 @@ class Connections:
     def __init__(
         self, loop: Loop, dialling: Channel, listening: Channel | None, find: Callable[[str], None], party: Party
     ) -> None:
+        keep_freed_memory()
         self._dialling = dialling
         self._listening = listening
         self._find = find
@@ -100,12 +103,12 @@ class Connections:
         for site in self._endpoints:
             self._send(site, codec.encode(message))
 
-    def reply(self, site: str, message: site_to_site.Message) -> bool:
+    def reply(self, site: str, message: site_to_site.Message, *data: memoryview) -> bool:
         """Send to a site that asked; False when it is out of reach."""
         channel, peer = self._dialling, b"t-"
         if self._listening is not None:
             channel, peer = self._listening, b"p-"
-        return _try(channel, peer + site.encode(), codec.encode(message))
+        return _try(channel, peer + site.encode(), codec.encode(message), *data)
 
     def find(self, site: str) -> None:
         """Ask anew where a site is."""
@@ -168,6 +171,9 @@ class Connections:
             if isinstance(message, site_to_site.SiteHello):
                 if is_driver(site):
                     self._reached(site)
+            elif isinstance(message, site_to_site.Chunk):
+                if len(frames) == 2:
+                    self._party.on_chunk(site, message, memoryview(frames[1]))
             else:
                 self._party.on_site_said(site, message)
 
@@ -191,9 +197,9 @@ class Connections:
                     self._party.on_link_lost(name)
 
 
-def _try(channel: Channel, peer: bytes, data: bytes) -> bool:
+def _try(channel: Channel, peer: bytes, *parts: bytes | memoryview) -> bool:
     try:
-        channel.send(peer, (data,))
+        channel.send(peer, parts)
     except PeerUnreachable:
         return False
     return True

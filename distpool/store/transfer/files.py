@@ -52,10 +52,6 @@ class Copy:
         os.close(self.fd)
         self.fd = -1
 
-    def read(self, offset: int, size_bytes: int) -> bytes | None:
-        """Of a complete one; None when its file was removed."""
-        return _read(self.path, self.padding + offset, size_bytes)
-
     def remove(self) -> None:
         """Those who have mapped it keep what they mapped."""
         if self.fd >= 0:
@@ -76,6 +72,7 @@ class Files:
         self.prefix = prefix
         self.copies: dict[str, Copy] = {}
         self._numbers = 0
+        self._buffer = memoryview(bytearray())
         facts = NodeFacts.read(folder)
         self.spill = SpillFolder(facts, prefix) if facts is not None else None
 
@@ -106,16 +103,44 @@ class Files:
         """
         return any(path.exists() for path in self._paths(segment)) or (fetch and self._fetch(segment))
 
-    def read(self, extent: Extent, offset: int, size_bytes: int) -> bytes | None:
-        """A piece of an object, of its segment; None when that is not here."""
-        if offset < 0 or size_bytes < 0 or offset + size_bytes > extent.size_bytes or extent.first < 0:
-            return None
-        for _ in range(2):  # it may be on its way to disk
-            for path in self._paths(extent.segment):
-                data = _read(path, extent.first + offset, size_bytes)
-                if data is not None:
-                    return data
-        return None
+    def pieces(
+        self, extent: Extent, copy: Copy | None, offset: int, size_bytes: int, piece_bytes: int
+    ) -> Iterator[memoryview]:
+        """The bytes of an object from ``offset`` on, from its segment or a complete copy; fewer when they are not here.
+
+        Each piece is valid until the next is asked for.
+        """
+        fd = self._open(extent, copy)
+        if fd < 0:
+            return
+        first = extent.first if copy is None else copy.padding
+        try:
+            # Not mapped: a file that somebody has made shorter, or a disk's error, would kill this process.
+            for begin in range(offset, offset + size_bytes, piece_bytes):
+                piece = self._piece(min(piece_bytes, offset + size_bytes - begin))
+                if os.preadv(fd, (piece,), first + begin) != len(piece):
+                    return
+                yield piece
+        finally:
+            os.close(fd)
+
+    def _open(self, extent: Extent, copy: Copy | None) -> int:
+        if extent.first < 0:
+            return -1
+        # Twice, since it may be on its way to disk.
+        paths = [copy.path] if copy is not None else [*self._paths(extent.segment)] * 2
+        for path in paths:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue
+        return -1
+
+    def _piece(self, size_bytes: int) -> memoryview:
+        """The same memory again and again: what the processor has at hand is written faster."""
+        if len(self._buffer) < size_bytes:
+            self._buffer = memoryview(bytearray(size_bytes))
+        return self._buffer[:size_bytes]
 
     def size_of(self, segment: str) -> int:
         """Of its file, 0 when it is not here."""
@@ -175,15 +200,3 @@ class Files:
             return self.spill.fetch(segment)
         except ObjectLostError:
             return False
-
-
-def _read(path: Path, offset: int, size_bytes: int) -> bytes | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        data = os.pread(fd, size_bytes, offset)
-    finally:
-        os.close(fd)
-    return data if len(data) == size_bytes else None

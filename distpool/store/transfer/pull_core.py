@@ -14,7 +14,7 @@ from collections import deque
 import msgspec
 
 from distpool.store.transfer.pull_events import (
-    AskChunk,
+    AskChunks,
     AskSource,
     ChunkCame,
     CopyEvicted,
@@ -40,10 +40,11 @@ from distpool.store.transfer.pull_events import (
 )
 from distpool.wire.objects import Extent
 
-#: With what is around it, a piece fits into one frame of an encrypted connection.
+#: A piece fits into one frame of an encrypted connection.
 CHUNK_BYTES = (1 << 18) - 512
-#: So many pieces are under way at a time.
-WINDOW = 96
+#: So many pieces are under way at a time, and are asked for in runs of so many: a question for each would cost as much
+#: time as the piece.
+WINDOW, RUN = 96, 16
 #: After so long without a piece, those under way are asked for again.
 _SILENT_S = 3.0
 #: A source is given up after so long without a piece, and the home is looked for anew.
@@ -284,12 +285,19 @@ class PullCore:
         self._fill(pull)
 
     def _fill(self, pull: Pull) -> None:
-        while pull.todo and len(pull.asked) < WINDOW:
-            number = pull.todo.popleft()
-            pull.asked[number] = None
+        if len(pull.asked) > WINDOW - RUN:
+            return
+        extent, todo = pull.extent, pull.todo
+        while todo and len(pull.asked) < WINDOW:
+            first = number = todo.popleft()
+            pull.asked[first] = None
+            while todo and todo[0] == number + 1 and number - first < RUN - 1 and len(pull.asked) < WINDOW:
+                number = todo.popleft()
+                pull.asked[number] = None
             pull.asked_at = self._now
-            size_bytes = _chunk_bytes(pull.extent, number)
-            self._effects.append(AskChunk(pull.extent, pull.source, number * CHUNK_BYTES, size_bytes))
+            offset = first * CHUNK_BYTES
+            size_bytes = min(extent.size_bytes, (number + 1) * CHUNK_BYTES) - offset
+            self._effects.append(AskChunks(extent, pull.source, offset, size_bytes))
 
     def _take_back(self, pull: Pull) -> None:
         pull.todo.extendleft(reversed(pull.asked))

@@ -114,8 +114,8 @@ class AskSource(msgspec.Struct, frozen=True):
     failed: str = ""
 
 
-class AskChunk(msgspec.Struct, frozen=True):
-    """Ask a source for a piece."""
+class AskChunks(msgspec.Struct, frozen=True):
+    """Ask a source for pieces that lie one after the other."""
 
     extent: Extent
     source: str
@@ -163,4 +163,4 @@ class Discard(msgspec.Struct, frozen=True):
     key: str
 
 
-Effect = MakeRoom | AskSource | AskChunk | StoreChunk | TellReceived | FindSite | Deliver | Lose | Discard
+Effect = MakeRoom | AskSource | AskChunks | StoreChunk | TellReceived | FindSite | Deliver | Lose | Discard

@@ -62,8 +62,7 @@ class Site:
             says.SourceNamed: self._on_source_named,
             says.SourceUnknown: self._on_source_unknown,
             says.Received: lambda site, message: self._share(fanout_core.Received(message.key, site)),
-            says.ChunkWanted: self._on_chunk_wanted,
-            says.Chunk: self._on_chunk,
+            says.ChunksWanted: self._on_chunks_wanted,
             says.ObjectsEnded: lambda site, message: self.on_ended(message.object_ids),
         }
         loop.add_timer(self._pulls.next_deadline, lambda now: self._pull(pull_events.TimePassed()))
@@ -125,6 +124,10 @@ class Site:
         if handler is not None:
             handler(site, message)
 
+    def on_chunk(self, site: str, chunk: says.Chunk, data: memoryview) -> None:
+        """See ``connections.Party``."""
+        self._pull(pull_events.ChunkCame(chunk.key, chunk.offset, len(data)), data)
+
     def handles(self, kind: type, handler: Callable[[str, Any], None]) -> None:
         """Let ``handler`` have messages of a kind that are not about objects here."""
         self._on[kind] = handler
@@ -158,16 +161,17 @@ class Site:
             return
         self._share(fanout_core.Asked(extent.key, site, message.source or self.name))
 
-    def _on_chunk_wanted(self, site: str, message: says.ChunkWanted) -> None:
+    def _on_chunks_wanted(self, site: str, message: says.ChunksWanted) -> None:
         extent, key = message.extent, message.extent.key
-        size_bytes = min(message.size_bytes, pull_core.CHUNK_BYTES)
-        data = self.files.read(extent, message.offset, size_bytes)
-        if data is None and key in self._pulls.copies and 0 <= message.offset <= extent.size_bytes - size_bytes:
-            data = self.files.copies[key].read(message.offset, size_bytes)
-        if data is None:
+        complete = self.files.copies[key] if key in self._pulls.copies else None
+        given, size_bytes = 0, min(message.size_bytes, pull_core.RUN * pull_core.CHUNK_BYTES)
+        if 0 <= message.offset <= extent.size_bytes - size_bytes:
+            for piece in self.files.pieces(extent, complete, message.offset, size_bytes, pull_core.CHUNK_BYTES):
+                if not self.connections.reply(site, says.Chunk(key, message.offset + given), piece):
+                    return  # it asks again when it is back
+                given += len(piece)
+        if given < size_bytes:
             self.connections.reply(site, says.SourceUnknown(key))
-            return
-        self.connections.reply(site, says.Chunk(key, message.offset, memoryview(data)))
 
     def _share(self, event: fanout_core.Event) -> None:
         for effect in self._fanout.handle(event, time.monotonic()):
@@ -192,17 +196,14 @@ class Site:
             named = extent.home if self.connections.stands_for(extent.home) == site else site
             self._pull(pull_events.SourceUnknown(message.key, named))
 
-    def _on_chunk(self, site: str, message: says.Chunk) -> None:
-        self._pull(pull_events.ChunkCame(message.key, message.offset, len(message.data)), message.data)
-
     def _pull(self, event: pull_events.Event, data: memoryview | None = None) -> None:
         connections = self.connections
         todo = [(event, data)]
         while todo:
             event, data = todo.pop(0)
             for effect in self._pulls.handle(event, time.monotonic()):
-                if isinstance(effect, pull_events.AskChunk):
-                    message = says.ChunkWanted(effect.extent, effect.offset, effect.size_bytes)
+                if isinstance(effect, pull_events.AskChunks):
+                    message = says.ChunksWanted(effect.extent, effect.offset, effect.size_bytes)
                     connections.ask(effect.source, message)
                 elif isinstance(effect, pull_events.StoreChunk):
                     assert data is not None
