@@ -17,7 +17,7 @@ import functools
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -149,12 +149,17 @@ class PoolExecutor(StandardExecutor):
         :raises TimeoutError: from the iterator, when the time is over.
         """
         check_arguments(chunksize, buffersize)
-        inputs = zip(*iterables, strict=False)
         if chunksize == 1:
             submit = functools.partial(_submit_unpacked, self.submit, fn)
+            inputs: Iterable[Any] = zip(*iterables, strict=False)
             return ordered_map(submit, inputs, timeout=timeout, buffersize=buffersize, chunked=False)
+        if len(iterables) == 1:
+            # Tuples of one would be most of the cost of a short call.
+            (inputs,), starred = iterables, False
+        else:
+            inputs, starred = zip(*iterables, strict=False), True
         return ordered_map(
-            functools.partial(self._submit_chunk, fn),
+            functools.partial(self._submit_chunk, fn, starred),
             in_chunks(inputs, chunksize),
             timeout=timeout,
             buffersize=buffersize,
@@ -199,13 +204,13 @@ class PoolExecutor(StandardExecutor):
         self._pool_submit = self._slot.open().submit
         return self._pool_submit
 
-    def _submit_chunk(self, fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
+    def _submit_chunk(self, fn: Callable[..., Any], starred: bool, chunk: Sequence[Any]) -> Future[list[Any]]:
         if self._submit_is_overridden():
-            return self.submit(_call_each, fn, chunk)
-        return self._send_chunk(fn, chunk)
+            return self.submit(_call_each, fn, chunk, starred)
+        return self._send_chunk(fn, chunk, starred)
 
-    def _send_chunk(self, fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
-        return self._slot.open().submit_chunk(fn, chunk, current())
+    def _send_chunk(self, fn: Callable[..., Any], chunk: Sequence[Any], starred: bool) -> Future[list[Any]]:
+        return self._slot.open().submit_chunk(fn, chunk, current(), starred=starred)
 
     def _submit_is_overridden(self) -> bool:
         """Whether a subclass or a patch wants to see every call (what it replaces is what ``map`` must call)."""
@@ -283,8 +288,8 @@ class DistExecutor(PoolExecutor):
             return self._pool_submit
         return super()._bind()
 
-    def _send_chunk(self, fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
-        return self._slot.open().submit_chunk(fn, chunk, merge(current(), self._overrides))
+    def _send_chunk(self, fn: Callable[..., Any], chunk: Sequence[Any], starred: bool) -> Future[list[Any]]:
+        return self._slot.open().submit_chunk(fn, chunk, merge(current(), self._overrides), starred=starred)
 
     def _submit_is_overridden(self) -> bool:
         return type(self).submit is not PoolExecutor.submit or super()._submit_is_overridden()
@@ -342,9 +347,9 @@ def _submit_with(
     return pool.submit(fn, args, kwargs, merge(options, overrides))
 
 
-def _call_each(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
+def _call_each(fn: Callable[..., Any], chunk: Sequence[Any], starred: bool) -> list[Any]:
     """Runs in the worker: a chunk that went through an overridden ``submit``."""
-    return [fn(*args) for args in chunk]
+    return [fn(*args) for args in chunk] if starred else [fn(arg) for arg in chunk]
 
 
 def _handle(executor_type: type[DistExecutor], slot: PoolSlot) -> DistExecutor:

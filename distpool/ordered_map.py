@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+_NUMBERS = frozenset({int, float, bool})
 
 
 def check_arguments(chunksize: int, buffersize: int | None) -> None:
@@ -23,11 +25,29 @@ def check_arguments(chunksize: int, buffersize: int | None) -> None:
         raise ValueError("buffersize must be None or > 0")
 
 
-def in_chunks(inputs: Iterable[Any], chunksize: int) -> Iterator[list[Any]]:
-    """The inputs in lists of ``chunksize``; the last may be shorter."""
-    upcoming = iter(inputs)
-    while chunk := list(itertools.islice(upcoming, chunksize)):
+def in_chunks(inputs: Iterable[Any], chunksize: int) -> Iterator[Sequence[Any]]:
+    """The inputs in sequences of ``chunksize``; the last may be shorter."""
+    cut = cutter(inputs)
+    while chunk := cut(chunksize):
         yield chunk
+
+
+def cutter(inputs: Iterable[Any]) -> Callable[[int], Sequence[Any]]:
+    """A function that takes so many of the inputs as it is told, or those that are left.
+
+    What it takes of a ``range`` is a range, whose pickle is small however many numbers it stands for.
+    """
+    if type(inputs) is not range:
+        upcoming = iter(inputs)
+        return lambda size: tuple(itertools.islice(upcoming, size))
+    rest = inputs
+
+    def cut(size: int) -> range:
+        nonlocal rest
+        chunk, rest = rest[:size], rest[size:]
+        return chunk
+
+    return cut
 
 
 def ordered_map(
@@ -74,6 +94,10 @@ def _results(
                 futures.extend(itertools.islice(further, 1))
             if chunked:
                 values = _take(futures, deadline)
+                if _NUMBERS.issuperset(map(type, values)):
+                    # Nobody can tell how long they live.
+                    yield from values
+                    continue
                 values.reverse()
                 while values:
                     yield values.pop()

@@ -32,7 +32,7 @@ from distpool.driver.state import Effects, Failure, FailureKind
 from distpool.driver.task import Task, home_of
 from distpool.options import DEFAULT, TaskOptions
 from distpool.wire import driver_to_scheduler, driver_to_worker
-from distpool.wire.driver_to_worker import CHUNK, ONCE, READONLY
+from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY
 from distpool.wire.resources import Shape
 from distpool.worker import context as worker_context
 
@@ -136,15 +136,17 @@ class WorkerPool:
         function: Callable[..., Any],
         chunk: Sequence[Any],
         options: TaskOptions = DEFAULT,
-        flags: int = CHUNK,
+        *,
+        starred: bool,
     ) -> DistFuture[Any]:
-        """Run ``function(*arguments)`` for each tuple in ``chunk`` in one worker; the result is the list of results.
+        """Call ``function`` with each element of ``chunk`` in one worker; the result is the list of results.
 
+        :param starred: elements are tuples of arguments, not single arguments.
         :raises ValueError: with the option ``gang``, which is about single calls.
         """
         if options.gang is not None:
             raise ValueError("a call with the option gang runs by itself: submit it, or map with chunksize=1")
-        return self.submit(function, (chunk,), _NO_KEYWORDS, options, flags)
+        return self.submit(function, (chunk,), _NO_KEYWORDS, options, CHUNK if starred else CHUNK | MAP)
 
     def withdraw(self, future: DistFuture[Any]) -> bool:
         """Cancel a task that has not been sent; False when it is too late."""

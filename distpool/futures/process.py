@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -80,9 +80,9 @@ class ProcessPoolExecutor(PoolExecutor):
     def __reduce__(self) -> Any:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object; a DistExecutor can be passed to tasks")
 
-    def _send_chunk(self, fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
+    def _send_chunk(self, fn: Callable[..., Any], chunk: Sequence[Any], starred: bool) -> Future[list[Any]]:
         try:
-            return super()._send_chunk(fn, chunk)
+            return super()._send_chunk(fn, chunk, starred)
         except SerializationError as error:
             return _failed(error)
 

@@ -14,7 +14,6 @@ call ``close``, ``join`` and look at the results only then; then only tasks that
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
@@ -278,13 +277,6 @@ def collect(feed: Feed, result: FedMapResult) -> None:
         if not success:
             failure = failure or value
         elif failure is None:
-            values += value
+            values += value if result.chunked else (value,)
         del future, value
     result.conclude(failure is None, values if failure is None else failure)
-
-
-def chunks(iterable: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
-    """``iterable`` in tuples of ``size``, the last one maybe shorter."""
-    iterator = iter(iterable)
-    while chunk := tuple(itertools.islice(iterator, size)):
-        yield chunk

@@ -20,8 +20,9 @@ from distpool.driver.ahead import start_ahead
 from distpool.multiprocessing.callbacks import CallbackThread
 from distpool.multiprocessing.defaults import usable_cpus, worker_name
 from distpool.multiprocessing.failures import as_submit_error, failed
-from distpool.multiprocessing.feeding import Feed, Feeds, chunks, collect
+from distpool.multiprocessing.feeding import Feed, Feeds, collect
 from distpool.multiprocessing.imap import IMapIterator, IMapUnorderedIterator
+from distpool.multiprocessing.maps import chunk_submitter, item_submitter, submit_all
 from distpool.multiprocessing.results import (
     ApplyResult,
     Callback,
@@ -29,13 +30,11 @@ from distpool.multiprocessing.results import (
     MapResult,
 )
 from distpool.options import current as current_options
-from distpool.ordered_map import kill_calls
-from distpool.wire.driver_to_worker import CHUNK, MAP
+from distpool.ordered_map import in_chunks
 
 if TYPE_CHECKING:
     from distpool.driver.pool import WorkerPool
     from distpool.driver.spec import PoolSpec
-    from distpool.options import TaskOptions
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -154,14 +153,14 @@ class Pool(standard.Pool):
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """The list of ``func(x)`` for each ``x`` of ``iterable``."""
-        values: list[Any] = _value_of(self._map_async(func, iterable, CHUNK | MAP, chunksize))
+        values: list[Any] = _value_of(self._map_async(func, iterable, False, chunksize))
         return values
 
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """The list of ``func(*arguments)`` for each ``arguments`` of ``iterable``."""
-        values: list[Any] = _value_of(self._map_async(func, iterable, CHUNK, chunksize))
+        values: list[Any] = _value_of(self._map_async(func, iterable, True, chunksize))
         return values
 
     def map_async(
@@ -173,7 +172,7 @@ class Pool(standard.Pool):
         error_callback: Callback | None = None,
     ) -> Any:
         """Start ``map``; callbacks as for ``apply_async``."""
-        return self._map_async(func, iterable, CHUNK | MAP, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, False, chunksize, callback, error_callback)
 
     def starmap_async(
         self,
@@ -184,7 +183,7 @@ class Pool(standard.Pool):
         error_callback: Callback | None = None,
     ) -> Any:
         """Start ``starmap``; callbacks as for ``apply_async``."""
-        return self._map_async(func, iterable, CHUNK, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, True, chunksize, callback, error_callback)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Any:
         """Like ``map``, but results are iterated over as they come, in order; ``iterable`` may be endless.
@@ -201,7 +200,7 @@ class Pool(standard.Pool):
         self,
         func: Callable[..., Any],
         iterable: Iterable[Any],
-        flags: int,
+        starred: bool,
         chunksize: int | None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
@@ -215,40 +214,21 @@ class Pool(standard.Pool):
             chunksize = -(-length // (self._processes * 4)) or 1
         elif chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-        submit = self._submitter(func, flags)
+        chunked = starred or chunksize > 1
+        if chunked:
+            items: Iterable[Any] = in_chunks(iterable, chunksize)
+            submit = chunk_submitter(self._workers, func, starred=starred)
+        else:
+            items, submit = iterable, item_submitter(self._workers, func)
         if length > chunksize * _MOST_FUTURES:
-            return self._feed_map(submit, iterable, chunksize, callback, error_callback)
-        futures = []
-        batches = chunks(iterable, chunksize)
-        while True:
-            try:
-                chunk = next(batches)
-                futures.append(submit(chunk))
-            except StopIteration:
-                break
-            except KeyboardInterrupt:
-                kill_calls(futures)
-                raise
-            except Exception as error:  # of the iterable: submitting raises none
-                futures.append(failed(error))
-                break
-        result = MapResult(self, callback, error_callback)
-        result.start(futures)
-        return result
-
-    def _feed_map(
-        self,
-        submit: Callable[[Any], Future[Any]],
-        iterable: Iterable[Any],
-        chunksize: int,
-        callback: Callback | None,
-        error_callback: Callback | None,
-    ) -> MapResult:
-        result = FedMapResult(self, callback, error_callback)
-        feed = Feed(chunks(iterable, chunksize), submit, _MOST_FUTURES, in_order=True)
-        result.kill_feed = feed.kill
-        self._feeds.start(feed)
-        threading.Thread(target=collect, args=(feed, result), name="distpool-map", daemon=True).start()
+            fed = FedMapResult(self, chunked, callback, error_callback)
+            feed = Feed(items, submit, _MOST_FUTURES, in_order=True)
+            fed.kill_feed = feed.kill
+            self._feeds.start(feed)
+            threading.Thread(target=collect, args=(feed, fed), name="distpool-map", daemon=True).start()
+            return fed
+        result = MapResult(self, chunked, callback, error_callback)
+        result.start(submit_all(submit, items))
         return result
 
     def _imap(
@@ -259,29 +239,16 @@ class Pool(standard.Pool):
             raise TypeError("chunksize must be an integer; only map works out one of its own")
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-        items = iterable if chunksize == 1 else chunks(iterable, chunksize)
-        submit = self._submitter(func, 0 if chunksize == 1 else CHUNK | MAP)
+        if chunksize == 1:
+            items, submit = iterable, item_submitter(self._workers, func)
+        else:
+            items, submit = in_chunks(iterable, chunksize), chunk_submitter(self._workers, func)
         feed = Feed(items, submit, self._processes, in_order=not issubclass(kind, IMapUnorderedIterator))
         results = kind(self, feed)
         self._feeds.start(feed)
         if chunksize == 1:
             return results
         return (item for chunk in results for item in chunk)
-
-    def _submitter(self, func: Callable[..., Any], flags: int) -> Callable[[Any], Future[Any]]:
-        """Submits an item or, with flags, a chunk of items."""
-        workers = self._workers
-        task_options: TaskOptions = current_options()
-
-        def submit(item: Any) -> Future[Any]:
-            try:
-                if flags:
-                    return workers.submit_chunk(func, item, task_options, flags)
-                return workers.submit(func, (item,), _NO_KEYWORDS, task_options)
-            except Exception as error:
-                return failed(as_submit_error(error))
-
-        return submit
 
     # -- endings ------------------------------------------------------------------------------------------------
 

@@ -162,7 +162,16 @@ AsyncResult = ApplyResult
 
 
 class MapResult(ApplyResult, standard.MapResult):  # type: ignore[type-arg]
-    """The result of ``map_async`` and ``starmap_async``: of several tasks, one for each chunk."""
+    """The result of ``map_async`` and ``starmap_async``: of several tasks.
+
+    :param chunked: each of them gives a list of results, and not one.
+    """
+
+    def __init__(
+        self, pool: Pool, chunked: bool, callback: Callback | None = None, error_callback: Callback | None = None
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self.chunked = chunked
 
     def start(self, futures: Sequence[Future[Any]]) -> None:
         """The tasks have been submitted (none, for an empty iterable: ready at once, and no callback)."""
@@ -175,6 +184,7 @@ class MapResult(ApplyResult, standard.MapResult):  # type: ignore[type-arg]
         if self._collected:
             return
         # Chunk by chunk, so that unpickling the first ones overlaps with running the later ones.
+        chunked = self.chunked
         values: list[Any] = []
         failure: BaseException | None = None
         for future in self._futures:
@@ -183,7 +193,10 @@ class MapResult(ApplyResult, standard.MapResult):  # type: ignore[type-arg]
                 # The first one counts, but the call is only over when all of its tasks are.
                 failure = failure or value
             elif failure is None:
-                values += value
+                if chunked:
+                    values += value
+                else:
+                    values.append(value)
         if failure is None:
             self._conclude(True, values)
         else:
@@ -193,8 +206,10 @@ class MapResult(ApplyResult, standard.MapResult):  # type: ignore[type-arg]
 class FedMapResult(MapResult):
     """The result of a map of so many chunks that a thread feeds them to the pool as earlier ones complete."""
 
-    def __init__(self, pool: Pool, callback: Callback | None = None, error_callback: Callback | None = None) -> None:
-        super().__init__(pool, callback, error_callback)
+    def __init__(
+        self, pool: Pool, chunked: bool, callback: Callback | None = None, error_callback: Callback | None = None
+    ) -> None:
+        super().__init__(pool, chunked, callback, error_callback)
         self._event = threading.Event()
         pool.callbacks.expect()
         self._callbacks = pool.callbacks

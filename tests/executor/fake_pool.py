@@ -89,13 +89,14 @@ class FakePool:
         return future
 
     def submit_chunk(
-        self, function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], options: TaskOptions = DEFAULT
+        self, function: Callable[..., Any], chunk: Sequence[Any], options: TaskOptions = DEFAULT, *, starred: bool
     ) -> FakeFuture:
         self.chunks += 1
-        for arguments in chunk:
+        calls = list(chunk) if starred else [(argument,) for argument in chunk]
+        for arguments in calls:
             if any(isinstance(argument, Unpicklable) for argument in arguments):
                 raise SerializationError("args[0]: Unpicklable")
-        return self.submit(lambda: [function(*arguments) for arguments in chunk], (), None, options)
+        return self.submit(lambda: [function(*arguments) for arguments in calls], (), None, options)
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         self.closed = True

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import pickle
 import weakref
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
@@ -16,6 +17,7 @@ import distpool
 from distpool import DistExecutor
 from distpool import executor as executor_module
 from distpool.options import DEFAULT
+from distpool.ordered_map import in_chunks
 from tests.executor.fake_pool import FakePool, FakeSession, Unpicklable
 
 
@@ -139,6 +141,37 @@ def test_map_submits_everything_before_the_first_result_is_taken(slow_session: F
 def test_map_travels_in_chunks(session: FakeSession) -> None:
     list(DistExecutor(1).map(str, range(10), chunksize=4))
     assert session.pool.chunks == len(session.pool.submitted) == 3
+
+
+def test_chunks_of_several_iterables_end_with_the_shortest(session: FakeSession) -> None:
+    assert list(DistExecutor(1).map(divmod, range(5, 100), [2, 3, 4], chunksize=2)) == [(2, 1), (2, 0), (1, 3)]
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, dict.fromkeys])
+@pytest.mark.parametrize("numbers", [range(3, 40, 4), range(0), [3, True, 2.5, None, (1, 2)]])
+def test_chunks_hold_what_single_calls_get(
+    session: FakeSession, make: Callable[[object], Iterable[object]], numbers: Sequence[object]
+) -> None:
+    expected = [repr(number) for number in numbers]
+    assert list(DistExecutor(1).map(repr, numbers, chunksize=4)) == expected
+    assert list(DistExecutor(1).map(repr, make(numbers), chunksize=4)) == expected
+
+
+@pytest.mark.parametrize("chunk", [[1, 2.5, True], [1, object(), 2], [object()] * 3, []])
+def test_results_of_a_chunk_keep_their_order(session: FakeSession, chunk: list[object]) -> None:
+    assert list(DistExecutor(1).map(dict(enumerate(chunk)).get, range(len(chunk)), chunksize=5)) == chunk
+
+
+def test_a_result_of_a_chunk_lives_no_longer_than_it_is_used(session: FakeSession) -> None:
+    for result in DistExecutor(1).map(set, [()] * 4, chunksize=2):
+        reference = weakref.ref(result)
+        del result
+        assert reference() is None
+
+
+def test_chunks_of_a_range_are_ranges() -> None:
+    assert [*in_chunks(range(0, 20, 3), 3)] == [range(0, 9, 3), range(9, 18, 3), range(18, 21, 3)]
+    assert [*in_chunks(iter(range(5)), 3)] == [(0, 1, 2), (3, 4)]
 
 
 def test_a_buffer_bounds_what_is_read_ahead(session: FakeSession) -> None:

@@ -61,8 +61,8 @@ class FakeWorkers:
         self._calls.put((future, call, flags))
         return future
 
-    def submit_chunk(self, function: Any, chunk: Any, options: Any = DEFAULT, flags: int = CHUNK) -> Any:
-        return self.submit(function, (chunk,), {}, options, flags)
+    def submit_chunk(self, function: Any, chunk: Any, options: Any = DEFAULT, *, starred: bool) -> Any:
+        return self.submit(function, (chunk,), {}, options, CHUNK if starred else CHUNK | MAP)
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         if not self.closed:
