@@ -35,6 +35,11 @@ class Finalized:
             self.objects.append((maker, object_ids))
             self._session.loop.wake()
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether ``attend`` has something to do."""
+        return bool(self.pools or self.objects or self._session.recovery.has_notes)
+
     def attend(self) -> None:
         """Do what notes were taken of (in the loop's thread)."""
         session = self._session

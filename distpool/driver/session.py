@@ -301,8 +301,7 @@ class Session:
 
     def has_callbacks(self) -> bool:
         """Whether callbacks, or notes that finalizers took, wait for the loop's thread."""
-        finalized = self.finalized
-        return bool(self._callbacks or finalized.objects or finalized.pools or self.recovery.has_notes)
+        return bool(self._callbacks or self.finalized.has_notes)
 
     def busy(self) -> bool:
         """Whether any task is under way."""
@@ -338,8 +337,7 @@ class Session:
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wait_for_future(self, future: DistFuture[Any], deadline: float | None) -> None:
-        """Block until the future is done, while other threads serve the channel (errors as in
-        ``concurrent.futures``)."""
+        """Block until the future is done, while others serve the channel (errors as in ``concurrent.futures``)."""
         condition = future._condition
         with condition:
             if not condition.wait_for(future.done, None if deadline is None else deadline - _monotonic()):
@@ -355,6 +353,9 @@ class Session:
         """Block until the event is set, lending this worker's slot if this is a worker."""
         if event.is_set():
             return True
+        if self.loop.is_current():
+            # A done-callback waits, and nobody else may be there to bring what it waits for.
+            return self.loop.lead(event.is_set, None if timeout_s is None else _monotonic() + timeout_s)
         with self._lending():
             return event.wait(timeout_s)
 

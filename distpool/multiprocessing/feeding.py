@@ -19,12 +19,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from distpool.errors import WorkerDiedError
 from distpool.multiprocessing.failures import failed
 from distpool.multiprocessing.results import FedMapResult, outcome
 from distpool.ordered_map import kill_calls
+
+T = TypeVar("T")
 
 _CHUNKS_PER_WORKER = 4
 _LEAST = 16
@@ -201,6 +203,11 @@ class Feed:
             self._items.clear()
             self._changed.notify_all()
 
+    def join(self) -> None:
+        """Wait until the iterable has been consumed, unless this is the thread that does it."""
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
+
     def stop(self) -> None:
         """Submit no more."""
         with self._changed:
@@ -216,20 +223,48 @@ class Feed:
         kill_calls(futures)
 
 
+class Source(Protocol):
+    """Whatever submits tasks to a pool little by little: a ``Feed``, or a map that cuts its chunks as it goes."""
+
+    def start(self, when_over: Callable[[Any], None]) -> None:
+        """Begin in a new thread, which at last calls ``when_over``."""
+
+    def lift(self) -> None:
+        """Submit everything, whether results are taken or not."""
+
+    def stop(self) -> None:
+        """Submit no more."""
+
+    def join(self) -> None:
+        """Wait until it is over, unless this is its own thread."""
+
+
+S = TypeVar("S", bound=Source)
+
+
 class Feeds:
     """The feeds of one pool; tells when the pool may be shut down."""
 
     def __init__(self, shut_down: Callable[[], None]) -> None:
         self._lock = threading.Lock()
-        self._feeds: set[Feed] = set()
+        self._feeds: set[Source] = set()
         self._shut_down = shut_down
         self._closing = False
 
-    def start(self, feed: Feed) -> None:
-        """Run ``feed``."""
+    def start(self, feed: Source) -> None:
+        """Run ``feed`` in a thread of its own."""
         with self._lock:
             self._feeds.add(feed)
         feed.start(self._over)
+
+    def run(self, feed: S, run: Callable[[S], T]) -> T:
+        """The same in this thread, by ``run``, whose result is returned."""
+        with self._lock:
+            self._feeds.add(feed)
+        try:
+            return run(feed)
+        finally:
+            self._over(feed)
 
     def close(self) -> None:
         """No more will be started; shut the pool down as soon as the last is over."""
@@ -253,13 +288,12 @@ class Feeds:
         with self._lock:
             feeds = list(self._feeds)
         for feed in feeds:
-            if feed.thread is not None and feed.thread is not threading.current_thread():
-                feed.thread.join()
+            feed.join()
 
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def _over(self, feed: Feed) -> None:
+    def _over(self, feed: Source) -> None:
         with self._lock:
             self._feeds.discard(feed)
             last = self._closing and not self._feeds

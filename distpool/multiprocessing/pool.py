@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from multiprocessing import pool as standard
 from multiprocessing import util
@@ -17,18 +17,15 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from distpool.driver.ahead import start_ahead
+from distpool.multiprocessing.balanced import BalancedMap
 from distpool.multiprocessing.callbacks import CallbackThread
+from distpool.multiprocessing.chunk_core import usual_size
 from distpool.multiprocessing.defaults import usable_cpus, worker_name
 from distpool.multiprocessing.failures import as_submit_error, failed
 from distpool.multiprocessing.feeding import Feed, Feeds, collect
 from distpool.multiprocessing.imap import IMapIterator, IMapUnorderedIterator
 from distpool.multiprocessing.maps import chunk_submitter, item_submitter, submit_all
-from distpool.multiprocessing.results import (
-    ApplyResult,
-    Callback,
-    FedMapResult,
-    MapResult,
-)
+from distpool.multiprocessing.results import ApplyResult, Callback, FedMapResult, MapResult
 from distpool.options import current as current_options
 from distpool.ordered_map import in_chunks
 
@@ -153,15 +150,13 @@ class Pool(standard.Pool):
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """The list of ``func(x)`` for each ``x`` of ``iterable``."""
-        values: list[Any] = _value_of(self._map_async(func, iterable, False, chunksize))
-        return values
+        return self._map(func, iterable, False, chunksize)
 
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """The list of ``func(*arguments)`` for each ``arguments`` of ``iterable``."""
-        values: list[Any] = _value_of(self._map_async(func, iterable, True, chunksize))
-        return values
+        return self._map(func, iterable, True, chunksize)
 
     def map_async(
         self,
@@ -196,6 +191,34 @@ class Pool(standard.Pool):
         """Like ``imap``, in the order in which results come (errors as there)."""
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
 
+    def _map(
+        self, func: Callable[..., Any], iterable: Iterable[Any], starred: bool, chunksize: int | None
+    ) -> list[Any]:
+        self._check_running()
+        items = _sized(iterable)
+        if not self._cuts_chunks(items, chunksize):
+            values: list[Any] = _value_of(self._map_async(func, items, starred, chunksize))
+            return values
+        success, value = self._feeds.run(self._balanced(func, items, starred), BalancedMap.run)
+        if success:
+            return value  # type: ignore[no-any-return]
+        try:
+            raise value
+        finally:
+            # The exception's traceback holds this frame.
+            del value
+
+    def _cuts_chunks(self, items: Collection[Any], chunksize: int | None) -> bool:
+        """Whether a map cuts its chunks as it goes.
+
+        Not for so few items that there is nothing to decide, nor where chunks are counted.
+        """
+        return chunksize is None and not self._maxtasksperchild and usual_size(len(items), self._processes) > 1
+
+    def _balanced(self, func: Callable[..., Any], items: Collection[Any], starred: bool) -> BalancedMap:
+        submit = chunk_submitter(self._workers, func, starred=starred)
+        return BalancedMap(items, len(items), self._processes, submit, self.wait_for_event)
+
     def _map_async(
         self,
         func: Callable[..., Any],
@@ -206,30 +229,33 @@ class Pool(standard.Pool):
         error_callback: Callback | None = None,
     ) -> MapResult:
         self._check_running()
-        if not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
-        length = len(iterable)  # type: ignore[arg-type]
+        items = _sized(iterable)
+        if self._cuts_chunks(items, chunksize):
+            result = FedMapResult(self, True, callback, error_callback)
+            balanced = self._balanced(func, items, starred)
+            balanced.conclude, result.kill_feed = result.conclude, balanced.kill
+            self._feeds.start(balanced)
+            return result
         if chunksize is None:
-            # About four chunks for each worker, as in the standard library.
-            chunksize = -(-length // (self._processes * 4)) or 1
+            chunksize = usual_size(len(items), self._processes)
         elif chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
         chunked = starred or chunksize > 1
         if chunked:
-            items: Iterable[Any] = in_chunks(iterable, chunksize)
+            calls: Iterable[Any] = in_chunks(items, chunksize)
             submit = chunk_submitter(self._workers, func, starred=starred)
         else:
-            items, submit = iterable, item_submitter(self._workers, func)
-        if length > chunksize * _MOST_FUTURES:
-            fed = FedMapResult(self, chunked, callback, error_callback)
-            feed = Feed(items, submit, _MOST_FUTURES, in_order=True)
-            fed.kill_feed = feed.kill
+            calls, submit = items, item_submitter(self._workers, func)
+        if len(items) > chunksize * _MOST_FUTURES:
+            result = FedMapResult(self, chunked, callback, error_callback)
+            feed = Feed(calls, submit, _MOST_FUTURES, in_order=True)
+            result.kill_feed = feed.kill
             self._feeds.start(feed)
-            threading.Thread(target=collect, args=(feed, fed), name="distpool-map", daemon=True).start()
-            return fed
-        result = MapResult(self, chunked, callback, error_callback)
-        result.start(submit_all(submit, items))
-        return result
+            threading.Thread(target=collect, args=(feed, result), name="distpool-map", daemon=True).start()
+            return result
+        futures = MapResult(self, chunked, callback, error_callback)
+        futures.start(submit_all(submit, calls))
+        return futures
 
     def _imap(
         self, kind: type[IMapIterator], func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None
@@ -321,11 +347,16 @@ class Pool(standard.Pool):
         if self._state != RUN:
             raise ValueError("Pool not running")
 
-    def wait_for_event(self, event: threading.Event, timeout: float | None) -> bool:
-        """Wait for something that this pool's tasks bring about."""
+    @staticmethod
+    def wait_for_event(event: threading.Event, timeout: float | None) -> bool:
+        """Wait for something that a pool's tasks bring about."""
         from distpool.driver.current import current_session
 
         return current_session().wait_for_event(event, timeout)
+
+
+def _sized(iterable: Iterable[Any]) -> Collection[Any]:
+    return iterable if hasattr(iterable, "__len__") else list(iterable)  # type: ignore[return-value]
 
 
 def _value_of(result: ApplyResult) -> Any:

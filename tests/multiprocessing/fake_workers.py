@@ -127,5 +127,6 @@ class FakePool(distpool.multiprocessing.pool.Pool):
         self.spec = spec
         return FakeWorkers(spec)
 
-    def wait_for_event(self, event: threading.Event, timeout: float | None) -> bool:
+    @staticmethod
+    def wait_for_event(event: threading.Event, timeout: float | None) -> bool:
         return event.wait(timeout)

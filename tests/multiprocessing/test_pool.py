@@ -51,12 +51,40 @@ def test_all_call_styles(pool: FakePool) -> None:
 
 
 @pytest.mark.parametrize(("length", "chunksize"), [(1, 1), (8, 1), (9, 2), (100, 13), (1000, 125)])
-def test_default_chunks_are_a_quarter_of_a_workers_share(pool: FakePool, length: int, chunksize: int) -> None:
-    pool.map(square, range(length))
-    sizes = [len(args[0]) if flags else 1 for _, args, flags in pool._workers.submissions]
+def test_where_chunks_are_counted_they_are_a_quarter_of_a_workers_share(length: int, chunksize: int) -> None:
+    with FakePool(2, maxtasksperchild=3) as pool:
+        pool.starmap(product, zip(range(length), range(length), strict=True))
+        sizes = [len(args[0]) for _, args, _ in pool._workers.submissions]
     assert sizes[0] == chunksize
     assert sum(sizes) == length
     assert all(size == chunksize for size in sizes[:-1])
+
+
+def test_default_chunks_begin_small(pool: FakePool) -> None:
+    assert pool.map(square, range(1000)) == [x * x for x in range(1000)]
+    sizes = [len(args[0]) for _, args, _ in pool._workers.submissions]
+    assert sizes[0] == 1
+    assert sum(sizes) == 1000
+    assert max(sizes) <= 125
+
+
+def test_default_chunks_of_a_call_with_callbacks(pool: FakePool) -> None:
+    values: list[object] = []
+    result = pool.starmap_async(product, [(x, 2) for x in range(500)], callback=values.append)
+    assert result.get() == [2 * x for x in range(500)]
+    assert values == [result.get()]
+    failed = pool.map_async(tasks.fail_odd, range(500), error_callback=values.append)
+    with pytest.raises(ValueError, match="1"):
+        failed.get()
+    assert isinstance(values[1], ValueError)
+
+
+def test_a_pool_that_is_closed_ends_when_a_map_with_default_chunks_is_over(pool: FakePool) -> None:
+    result = pool.map_async(square, range(2000))
+    pool.close()
+    pool.join()
+    assert result.ready()
+    assert result.get() == [x * x for x in range(2000)]
 
 
 def test_empty_iterables(pool: FakePool) -> None:
