@@ -68,7 +68,7 @@ class Loop:
         self._starving_since = math.inf
         self._lent = False
         self._sleeps_until = 0.0
-        self._hang_ups: deque[tuple[float, bytes]] = deque()
+        self._hang_ups: deque[tuple[float, bytes, str]] = deque()
         self._later: deque[Callable[[], None]] = deque()
         self._output = TaskOutput()
         self._thread: threading.Thread | None = None
@@ -99,9 +99,10 @@ class Loop:
         """Whether the caller is the loop's thread."""
         return threading.get_ident() == self._ident
 
-    def hang_up_later(self, peer: bytes) -> None:
-        """Close a connection once its last words must have arrived."""
-        self._hang_ups.append((_monotonic() + _HANG_UP_AFTER_S, peer))
+    def hang_up_later(self, peer: bytes, node: str = "") -> None:
+        """Close a connection once its last words must have arrived, and see to what the worker has left (``node``: see
+        ``Session.hang_up``)."""
+        self._hang_ups.append((_monotonic() + _HANG_UP_AFTER_S, peer, node))
 
     def wake(self) -> None:
         """Have the thread look at what was left to it (may be called from finalizers)."""
@@ -241,7 +242,7 @@ class Loop:
         if session.worker is not None:
             self._lend_when_starving(now)
         while self._hang_ups and self._hang_ups[0][0] <= now:
-            session.hang_up(self._hang_ups.popleft()[1])
+            session.hang_up(*self._hang_ups.popleft()[1:])
         while self._later:
             self._later.popleft()()
         session.finalized.attend()
@@ -354,6 +355,9 @@ class Loop:
             return
         if isinstance(message, scheduler_to_driver.Refused):
             session.lifeline.on_refused(message.reason, settled, message.ended)
+            return
+        if isinstance(message, scheduler_to_driver.WorkerLeft):
+            self.hang_up_later(message.worker.encode(), message.node)
             return
         pool: WorkerPool | None = session.pools.get(message.pool)
         if isinstance(message, scheduler_to_driver.LeaseEnded):

@@ -326,13 +326,13 @@ class Session:
         if peer is not None:
             self.loop.hang_up_later(peer)
 
-    def hang_up(self, peer: bytes) -> None:
-        """Close the connection to a worker that is gone."""
+    def hang_up(self, peer: bytes, node: str = "") -> None:
+        """A worker is gone, one of ours or (then on ``node``) one of a driver that died with a worker of ours."""
         with self.lock:
             self.leases.forget(peer)
         self.links.hang_up(peer)
         self.definitions.forget(peer)
-        self.store.process_died(peer.decode())
+        self.store.process_died(peer.decode(), node)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 

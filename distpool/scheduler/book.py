@@ -153,6 +153,15 @@ class Book:
             return f"no node has {wanted}, even when idle; the cluster has {self.placement.describe()}"
         return ""
 
+    def heirs(self, lease: Lease) -> tuple[str, ...]:
+        """Who sees to what the worker of ``lease`` leaves: its driver, the one in whose worker that runs, and so on;
+        of a dead driver, those after it."""
+        driver = self.drivers.get(lease.driver)
+        if driver is None:
+            return lease.heirs
+        parent = self.leases.get(driver.parent_lease)
+        return (driver.name, *self.heirs(parent)) if parent is not None else (driver.name,)
+
     # -- nodes --------------------------------------------------------------------------------------------------
 
     def add_node(self, name: str, hello: AgentHello) -> Node:

@@ -270,12 +270,37 @@ class Desk:
                 shortage,
             ),
         )
+        if not lost:  # what may live on, out of reach, has left nothing yet
+            self._leave_all(lease)
         for child in list(lease.children):
             self.driver_lost(child, kill=True)
         for other in lease.gang.leases if lease.gang is not None else ():
             if other.state in HELD:
                 self.stop(other, _GANG_GRACE_S, terminate=True)
         self.retire_if_drained(lease.node)
+
+    def _leave_all(self, lease: Lease) -> None:
+        """Its worker is gone, and with it the drivers that ran there: see to what they and their own workers leave."""
+        heirs = self.book.heirs(lease)
+        self._leave(lease.worker, lease.node.name, heirs, told=bool(lease.heirs))
+        for child in lease.children:
+            nested = self.book.drivers[child]
+            for worker, node in nested.ended:
+                self._leave(worker, node, heirs, told=True)
+            for pool in nested.pools.values():
+                for left in pool.members[child].leases.values():
+                    left.heirs = heirs
+
+    def _leave(self, worker: str, node: str, heirs: tuple[str, ...], *, told: bool) -> None:
+        """A worker is gone; the nearest of ``heirs`` that lives sees to what it made, and is ``told`` if it is not the
+        worker's own driver."""
+        heir = next((self.book.drivers[name] for name in heirs if name in self.book.drivers), None)
+        if heir is None or not worker:
+            return
+        if heir.parent_lease:
+            heir.ended.append((worker, node))
+        if told:
+            self.tell(heir.name, to_driver.WorkerLeft(worker, node))
 
     def driver_lost(self, name: str, *, kill: bool) -> None:
         driver = self.book.drivers.get(name)

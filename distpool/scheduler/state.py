@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from dataclasses import dataclass, field
 
 from distpool.scheduler.capacity import Node
@@ -40,6 +41,9 @@ USES_BUDGET = frozenset({LeaseState.STARTING, LeaseState.ACTIVE})
 HELD = frozenset({LeaseState.STARTING, LeaseState.ACTIVE, LeaseState.BLOCKED})
 
 
+_REMEMBERED = 100
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     """A worker on a node, for one driver."""
@@ -62,6 +66,8 @@ class Lease:
     on_cpu: bool = True
     #: drivers that live in its worker
     children: set[str] = field(default_factory=set)
+    #: its driver has died, with the worker in which that ran; these, the nearest first, see to what its own one leaves
+    heirs: tuple[str, ...] = ()
     #: those it was granted together with, and its place among them
     gang: Gang | None = None
     rank: int = 0
@@ -179,6 +185,9 @@ class Driver:
     #: the lease in whose worker it runs, by its own word; not known here after a restart, until the node says hello
     claimed_parent: str = ""
     pools: dict[str, Pool] = field(default_factory=dict)
+    #: of a nested driver: workers of its own or left to it that have ended, the latest; it may not have heard of it
+    #: yet, or may keep some of what they made
+    ended: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
 
 def demand_key(demand: Demand) -> tuple[float, int]:

@@ -236,13 +236,18 @@ class ObjectStore:
         self._tell(ended)
         self.do_chores()
 
-    def process_died(self, name: str) -> None:
-        """Another process of this node ended: its pins are gone, and those of its segments that nothing here owns."""
+    def process_died(self, name: str, site: str = "") -> None:
+        """Another process ended: its pins are gone, and those of its segments that nothing here owns.
+
+        :param site: where it was, if that must hear of it even when nothing of it is known here.
+        """
         ended = Ended()
         with self._lock:
             self._ownership.on_death(name, ended)
             self._dispose(ended)
             needed = self._ownership.needed_of(name)
+            if site:
+                needed.setdefault(site, [])
             if self.elsewhere is None:
                 self._room.folder.remove_dead(name, self._ownership.keeps)
         self._tell(ended)

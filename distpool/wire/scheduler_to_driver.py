@@ -74,6 +74,14 @@ class LeaseEnded(_Message, frozen=True):
     shortage: str = ""
 
 
+class WorkerLeft(_Message, frozen=True):
+    """A worker is gone whose driver ran in a worker of yours and died before it had put things in order: what it made
+    and you have not been given is nobody's."""
+
+    worker: str
+    node: str
+
+
 class DemandInfeasible(_Message, frozen=True):
     """No node of the cluster, even if empty, could run a worker of this shape."""
 
@@ -157,6 +165,7 @@ Message = (
     | Refused
     | LeaseGranted
     | LeaseEnded
+    | WorkerLeft
     | DemandInfeasible
     | SiteAt
     | ReclaimIdle

@@ -406,3 +406,29 @@ def test_what_is_not_ones_own_cannot_be_touched(scheduler: Scheduler) -> None:
     assert scheduler.core.book.pools["p"].slots == 4
     scheduler.node("elsewhere", 1)
     assert told(scheduler.exited(lease, "elsewhere"), to_driver.LeaseEnded) == []
+
+
+def test_what_the_workers_of_a_nested_driver_leave_is_left_to_the_nearest_that_lives() -> None:
+    scheduler = Scheduler()
+    scheduler.node("n", cpus=8)
+    scheduler.driver("d")
+    scheduler.open(slots=8)
+    scheduler.want(1)
+    [outer] = scheduler.ready_all()
+    scheduler.driver("middle", parent=outer)
+    scheduler.say(from_driver.JoinPool("p"), "middle")
+    scheduler.want(1, driver="middle")
+    [between] = scheduler.ready_all()
+    scheduler.driver("low", parent=between)
+    scheduler.say(from_driver.JoinPool("p"), "low")
+    scheduler.want(2, driver="low")
+    early, late = scheduler.ready_all()
+    # Its driver is told, and may die before it has heard it.
+    assert told(scheduler.exited(early), to_driver.WorkerLeft, "middle") == []
+    [left] = told(scheduler.exited(between, code=-9), to_driver.WorkerLeft, "middle")
+    assert left.worker == f"w-{early}"
+    # The next one dies too: whoever is left is told of all.
+    left = told(scheduler.exited(outer, code=-9), to_driver.WorkerLeft)
+    assert {message.worker for message in left} == {f"w-{early}", f"w-{between}"}
+    [last] = told(scheduler.exited(late, code=-9), to_driver.WorkerLeft)
+    assert last == to_driver.WorkerLeft(f"w-{late}", "n")

@@ -127,8 +127,8 @@ class _Loop(Loop):
     def note_deadline(self, deadline: float | None) -> None:
         self.timer.update()
 
-    def hang_up_later(self, peer: bytes) -> None:
-        super().hang_up_later(peer)
+    def hang_up_later(self, peer: bytes, node: str = "") -> None:
+        super().hang_up_later(peer, node)
         self.timer.update()
 
     def wake(self) -> None:

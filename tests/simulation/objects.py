@@ -190,7 +190,7 @@ class SimulatedStore:
         self.ownership.drop(object_ids, ended)
         self._settle(ended)
 
-    def process_died(self, name: str) -> None:
+    def process_died(self, name: str, site: str = "") -> None:
         ended = Ended()
         self.ownership.on_death(name, ended)
         self._settle(ended)
