@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, limits, summary, workload
+from benchmarks import contenders, hosts, limits, summary, transfer, workload
 from benchmarks.summary import Figure, Row, Verdict
 from benchmarks.workload import Metric
 
@@ -26,6 +26,9 @@ def write(folder: Path) -> None:
     runs = document["runs"]
     tables = {name: summary.rows(name, runs) for name in workload.names()}
     tables = {name: found for name, found in tables.items() if found}
+    for name, page in (("hosts", hosts), ("transfer", transfer)):
+        if (folder / f"{name}.json").exists():
+            page.report(folder)
     (folder / "summary.json").write_text(json.dumps(as_json(document, tables), indent=1) + "\n")
     (folder / "report.md").write_text(markdown(document, tables, folder))
     if folder.resolve() == README.parent / "benchmarks" / "results":
@@ -78,10 +81,22 @@ def markdown(document: dict[str, Any], tables: dict[str, list[Row]], folder: Pat
     lines.append("")
     if (folder / "growth.md").exists():
         lines += ["How cost grows with tasks, workers and leases: [growth.md](growth.md).", ""]
+    lines += several_machines(folder)
     lines += ["## Each workload", ""]
     for name, found in tables.items():
         lines += one_workload(name, found, document["limits"])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def several_machines(folder: Path) -> list[str]:
+    """What was measured on several hosts, where it was."""
+    lines: list[str] = []
+    for name, title, page in (("hosts", "Several hosts", hosts), ("transfer", "From node to node", transfer)):
+        if (folder / f"{name}.json").exists():
+            document = json.loads((folder / f"{name}.json").read_text())
+            lines += [f"## {title}", "", f"How, and on which machine: [{name}.md]({name}.md).", ""]
+            lines += [*page.table(document), ""]
+    return lines
 
 
 def overview(tables: dict[str, list[Row]]) -> list[str]:

@@ -1,8 +1,10 @@
 """An object from one node to another, as a share of what plain encrypted ZeroMQ reaches on the same link.
 
-Two hosts as namespaces of the kernel on this machine, joined by a bridge; both ways take turns.
+Two hosts as namespaces of the kernel on this machine, joined by a bridge, which therefore share its cores; both ways
+take turns. Plain is one ZeroMQ socket that pushes frames into another and stores nothing; an object is read from one
+node's store and written into the other's.
 
-``python -m benchmarks transfer`` (as root, with iproute2) writes ``transfer.json``.
+``python -m benchmarks transfer`` (as root, with iproute2; about a minute) writes ``transfer.json`` and ``transfer.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine
 from benchmarks.run import say
@@ -40,12 +42,37 @@ def carry_out(output: Path, quick: bool) -> None:
         "machine": machine.facts(),
         "rounds": rounds,
         "size_bytes": size_bytes,
-        "plain_mb_per_s": statistics.median(plain),
-        "site_to_site_mb_per_s": statistics.median(ours),
-        "ratio": statistics.median(b / a for a, b in zip(plain, ours, strict=True)),
+        "plain_mb_per_s": plain,
+        "site_to_site_mb_per_s": ours,
     }
-    (output / "transfer.json").write_text(json.dumps(document, indent=1))
-    say(f"from site to site: {document['ratio']:.0%} of plain encrypted ZeroMQ")
+    (output / "transfer.json").write_text(json.dumps(document, indent=1) + "\n")
+    report(output)
+
+
+def report(output: Path) -> None:
+    """``transfer.md`` from ``transfer.json``."""
+    document = json.loads((output / "transfer.json").read_text())
+    lines = ["# From node to node", "", str(__doc__).split("\n\n")[1].replace("\n", " "), ""]
+    lines += [f"* {key}: {value}" for key, value in document["machine"].items()]
+    lines += ["", *table(document)]
+    (output / "transfer.md").write_text("\n".join(lines) + "\n")
+    say(lines[-1])
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """Medians, with the lowest and the highest."""
+    plain, ours = document["plain_mb_per_s"], document["site_to_site_mb_per_s"]
+    shares = [b / a for a, b in zip(plain, ours, strict=True)]
+
+    def shown(values: list[float], form: str) -> str:
+        return f"{statistics.median(values):{form}} ({min(values):{form}} – {max(values):{form}})"
+
+    return [
+        "| object | rounds | plain encrypted ZeroMQ, MB/s | from node to node, MB/s | share, of each round |",
+        "|---|---|---|---|---|",
+        f"| {document['size_bytes'] >> 20} MiB | {document['rounds']} | {shown(plain, ',.0f')} | {shown(ours, ',.0f')} "
+        f"| {shown(shares, '.0%')} |",
+    ]
 
 
 def once(lan: Lan, way: str, size_bytes: int) -> float:
