@@ -67,11 +67,11 @@ def table(document: dict[str, Any]) -> list[str]:
     def shown(values: list[float], form: str) -> str:
         return f"{statistics.median(values):{form}} ({min(values):{form}} – {max(values):{form}})"
 
+    size, rounds = f"{document['size_bytes'] >> 20} MiB", document["rounds"]
     return [
         "| object | rounds | plain encrypted ZeroMQ, MB/s | from node to node, MB/s | share, of each round |",
         "|---|---|---|---|---|",
-        f"| {document['size_bytes'] >> 20} MiB | {document['rounds']} | {shown(plain, ',.0f')} | {shown(ours, ',.0f')} "
-        f"| {shown(shares, '.0%')} |",
+        f"| {size} | {rounds} | {shown(plain, ',.0f')} | {shown(ours, ',.0f')} | {shown(shares, '.0%')} |",
     ]
 
 
