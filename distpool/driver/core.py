@@ -7,7 +7,7 @@ out is in ``distpool.driver.dealing``, how they are ended in ``stopping``, what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from distpool.driver import gangs
 from distpool.driver.dealing import LEAVE_GRACE_S, Dealer
@@ -20,7 +20,7 @@ from distpool.wire.worker_to_driver import Result
 
 #: Answers of a worker may still be under way when word of its death comes by another route.
 LAST_WORDS_S = 0.005
-#: How long after the scheduler's asking workers that become idle are given back at once.
+#: How long after the scheduler's asking workers that become idle are given back soon.
 GENEROUS_S = 0.5
 
 
@@ -288,18 +288,17 @@ class PoolCore:
             self.state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
         self._dismiss_when_done(effects)
 
-    def on_reclaim(self, now: float, effects: Effects, excess: int = 0) -> None:
-        """Others wait for workers: give back those that are idle, and for a while those that become idle; and of those
-        that are busy so many as are above the fair share, when their tasks end."""
+    def on_reclaim(self, now: float, effects: Effects, excess: int = 0, parents: Collection[str] = ()) -> None:
+        """Others wait for workers: give back those that have been idle for a moment, and for a while those that come to
+        be; and of those that are busy so many as are above the fair share, but for the ``parents`` of nested work."""
         self._dealer.generous_until = now + GENEROUS_S
         for group in self._dealer.groups.values():
             if not group.ready:
-                for worker in list(group.idle.values()):
-                    self._dealer.dismiss(group, worker, effects)
-                self._dealer.ask(group, effects, shrink=True)
+                self._dealer.spare_idle(group, now, effects)
         living = [worker for worker in self.workers.values() if worker.exit is None]
         staying = [worker for worker in living if not worker.leaving and not worker.wanted]
-        for worker in staying[: max(0, excess - (len(living) - len(staying)))]:
+        eligible = [worker for worker in staying if worker.lease not in parents]
+        for worker in eligible[: max(0, excess - (len(living) - len(staying)))]:
             self._dealer.release(self._dealer.groups[worker.shape], worker, effects)
 
     def on_lease_wanted(self, lease: str, now: float, effects: Effects) -> None:

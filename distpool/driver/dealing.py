@@ -9,6 +9,7 @@ interpreter.  When a worker runs dry while another still holds a queue, the tail
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 
 from distpool.driver import gangs
@@ -33,6 +34,9 @@ SPREAD_S = 0.0001
 GATHER_S = 0.005
 #: A worker that has not answered for this long while another is idle gives its queue back.
 RETRACT_AFTER_S = 0.005
+#: For so long an idle worker is kept although others wait: about as long as it takes to have another.  A task that
+#: submits a little again and again would otherwise pay for one each time.
+KEEP_S = 0.03
 #: How long a worker that was told to leave may take for its ``atexit`` functions.
 LEAVE_GRACE_S = 5.0
 
@@ -61,7 +65,7 @@ class Dealer:
         self._next_attempt = 1
         #: So many workers fewer than the budget allows, because memory ran short.
         self.withheld = 0
-        #: Until when idle workers are given back at once, because others wait for them.
+        #: Until when idle workers are given back soon, because others wait for them.
         self.generous_until = 0.0
 
     def group(self, shape: Shape) -> Group:
@@ -174,7 +178,7 @@ class Dealer:
             worker.last_progress = now
         worker.tasks_given += len(batch)
         group.idle.pop(worker.lease, None)
-        if self._idle_timeout_s is not None:
+        if self._deadlines:
             self._deadlines.pop(("idle", worker.lease), None)
         if worker.exclusive and batch[0].timeout_s is not None:
             self._deadlines[("task", worker.lease)] = now + batch[0].timeout_s
@@ -201,7 +205,7 @@ class Dealer:
         worker.last_progress = now
         worker.tasks_given += 1
         del group.idle[worker.lease]
-        if self._idle_timeout_s is not None:
+        if self._deadlines:
             self._deadlines.pop(("idle", worker.lease), None)
         return worker
 
@@ -211,7 +215,7 @@ class Dealer:
         group = self.groups[worker.shape]
         if worker.leaving or worker.wanted or worker.stopping or worker.exit is not None or worker.gang:
             return None
-        if group.ready or self.max_tasks or self.withheld or now < self.generous_until or len(worker.in_flight) != 1:
+        if group.ready or self.max_tasks or self.withheld or len(worker.in_flight) != 1:
             return None
         task = worker.in_flight.get(attempt)
         if task is None or task.made is not None:
@@ -257,10 +261,6 @@ class Dealer:
             return
         if group.ready and self.give(group, worker, now, effects):
             return
-        if now < self.generous_until and not group.ready:
-            self.dismiss(group, worker, effects)
-            self.ask(group, effects, shrink=True)
-            return
         group.idle[worker.lease] = worker
         self.note_idle_worker(worker, now)
         self.watch_queues(group, now)
@@ -284,8 +284,22 @@ class Dealer:
             group.flowing = False
 
     def note_idle_worker(self, worker: Worker, now: float) -> None:
-        if self._idle_timeout_s is not None and not worker.in_flight:
-            self._deadlines[("idle", worker.lease)] = now + self._idle_timeout_s
+        """A worker has nothing to do: see that it is given back when that has lasted."""
+        timeout_s = self._idle_timeout_s
+        if now < self.generous_until and (timeout_s is None or timeout_s > KEEP_S):
+            timeout_s = KEEP_S
+        if timeout_s is not None and not worker.in_flight:
+            self._deadlines[("idle", worker.lease)] = now + timeout_s
+
+    def spare_idle(self, group: Group, now: float, effects: Effects) -> None:
+        """Others wait for workers: let those go that have had nothing to do for a while, and soon the rest."""
+        for worker in list(group.idle.values()):
+            if now >= worker.last_progress + KEEP_S:
+                self.dismiss(group, worker, effects)
+            else:
+                due = ("idle", worker.lease)
+                self._deadlines[due] = min(worker.last_progress + KEEP_S, self._deadlines.get(due, math.inf))
+        self.ask(group, effects, shrink=True)
 
     def watch_queues(self, group: Group, now: float) -> None:
         """A worker is idle: look soon whether another one sits on a queue."""

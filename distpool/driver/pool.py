@@ -23,6 +23,7 @@ from distpool.driver.functions import in_payload
 from distpool.driver.future import DistFuture
 from distpool.driver.gangs import ranks_of
 from distpool.driver.interrupts import shield
+from distpool.driver.lending import wait_for_nested
 from distpool.driver.losing import TERMINATE_GRACE_S
 from distpool.driver.outcome import PackedOutcome
 from distpool.driver.processes import WorkerProcess
@@ -279,7 +280,9 @@ class WorkerPool:
         session = self._session
         deadline = None if timeout is None else _monotonic() + timeout
         if session.worker is not None:
-            session.wait_for_nested(future, deadline)
+            with self._lock:
+                starving = self.shell.starving
+            wait_for_nested(session, future, deadline, starving)
             return
         try:
             if not session.loop.lead(future.done, deadline):

@@ -343,12 +343,6 @@ class Session:
             if not condition.wait_for(future.done, None if deadline is None else deadline - _monotonic()):
                 raise TimeoutError
 
-    def wait_for_nested(self, future: DistFuture[Any], deadline: float | None) -> None:
-        """In a worker: block until the future is done, and lend this worker's slot meanwhile."""
-        with self._lending():
-            if not self.loop.lead(future.done, deadline):
-                self.wait_for_future(future, deadline)
-
     def wait_for_event(self, event: threading.Event, timeout_s: float | None = None) -> bool:
         """Block until the event is set, lending this worker's slot if this is a worker."""
         if event.is_set():

@@ -38,7 +38,6 @@ from distpool.scheduler.reservation import Reservation
 from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Driver
 from distpool.wire import codec
-from distpool.wire.scheduler_to_driver import ReclaimIdle
 
 #: Whoever looks so much later than it was to has not been looking (the process was stopped, the machine asleep).  That
 #: nobody was heard by it says little then: they get some seconds more to be heard, or to connect anew.
@@ -103,8 +102,8 @@ class SchedulerCore:
         self._serve()
         if (desk.book.wide or self._reservation.deadline is not None) and self._reservation.update(now):
             self._serve()
-        for driver, pool, excess in desk.reclaim.due(now):
-            desk.tell(driver, ReclaimIdle(pool, excess))
+        for driver, message in desk.reclaim.due(now):
+            desk.tell(driver, message)
         return effects
 
     def _serve(self) -> None:

@@ -1,7 +1,9 @@
 """Whom to ask to give workers back while others wait.
 
 The scheduler does not see tasks, so it cannot know which workers are idle: it asks, at growing intervals, everybody
-who holds some of what is short.  It also says by how many leases each is above its fair share.
+who holds some of what is short.  It also says by how many leases each is above its fair share, and which of them are
+not to be among those: in whose workers nested work is submitted lends its slot whenever it waits for that, and what it
+has begun ends with it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.fairness import fair_shares
 from distpool.scheduler.state import Demand, Member, Pool, Root
+from distpool.wire.scheduler_to_driver import ReclaimIdle
 
 #: Seconds between two rounds of asking: the first and the longest pause.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
+#: Busy workers of a pool are not asked for before its members have waited so long for each other: who submits nested
+#: work is about to wait for it, and to lend a slot.
+_PATIENCE_S = 0.1
 
 
 class Reclaim:
@@ -31,8 +37,8 @@ class Reclaim:
         if self.deadline is not None:
             self.deadline = min(self.deadline, self._asked_at + _FIRST_PAUSE_S)
 
-    def due(self, now: float) -> list[tuple[str, str, int]]:
-        """Whom to ask now: (driver, pool, leases above the fair share)."""
+    def due(self, now: float) -> list[tuple[str, ReclaimIdle]]:
+        """Whom to ask now, and for what."""
         if not self._book.unmet:
             self.deadline = None
             return []
@@ -43,9 +49,9 @@ class Reclaim:
         self._asked_at = now
         self.deadline = now + self._pause_s
         self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2)
-        return self._targets()
+        return self._targets(now)
 
-    def _targets(self) -> list[tuple[str, str, int]]:
+    def _targets(self, now: float) -> list[tuple[str, ReclaimIdle]]:
         short_pools: dict[Pool, list[Demand]] = {}
         short_nodes: list[Demand] = []
         for demand in self._book.unmet:
@@ -56,17 +62,21 @@ class Reclaim:
                 short_nodes.append(demand)
         excess: dict[Member, int] = {}
         for pool, demands in short_pools.items():
-            self._within_pool(pool, demands, excess)
+            self._within_pool(pool, demands, now, excess)
         if short_nodes:
             self._between_roots(short_nodes, excess)
-        return [(member.driver, member.pool.name, count) for member, count in excess.items()]
+        return [
+            (member.driver, ReclaimIdle(member.pool.name, count, _parents(member) if count else ()))
+            for member, count in excess.items()
+        ]
 
-    def _within_pool(self, pool: Pool, demands: list[Demand], excess: dict[Member, int]) -> None:
+    def _within_pool(self, pool: Pool, demands: list[Demand], now: float, excess: dict[Member, int]) -> None:
         wants = {member: member.used_cpus + _unmet_cpus(member) for member in pool.members.values()}
         shares = fair_shares(pool.slots, wants)
+        pressing = [demand for demand in demands if now - (demand.unmet_since or 0.0) >= _PATIENCE_S]
         for member in pool.members.values():
             if _helps(member, demands):
-                excess[member] = _leases_above(member, shares[member])
+                excess[member] = _leases_above(member, shares[member]) if _helps(member, pressing) else 0
 
     def _between_roots(self, demands: list[Demand], excess: dict[Member, int]) -> None:
         wants: dict[Root, float] = {}
@@ -91,6 +101,11 @@ def _helps(member: Member, demands: list[Demand]) -> bool:
     """Whether a lease of ``member``, given back, would serve somebody else, or another shape of its own."""
     shapes = {shape for shape, demand in member.demands.items() if demand.held}
     return any(demand.member is not member or shapes - {demand.shape} for demand in demands) and bool(shapes)
+
+
+def _parents(member: Member) -> tuple[str, ...]:
+    """Those of its leases in whose workers nested work is submitted."""
+    return tuple(lease.name for lease in member.leases.values() if lease.children)
 
 
 def _leases_above(member: Member, share: float) -> int:

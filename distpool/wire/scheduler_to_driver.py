@@ -101,14 +101,15 @@ class SiteAt(_Message, frozen=True):
 
 
 class ReclaimIdle(_Message, frozen=True):
-    """Others wait for workers: give back those of this pool that have nothing to do.
+    """Others wait for workers: give back those of this pool that have had nothing to do for a moment.
 
     ``excess`` of the busy ones are more than the driver's fair share and should come back when their current task
-    ends (the rest of their work goes to the others).
+    ends (the rest of their work goes to the others), but none of ``parents``, whose tasks submit nested work.
     """
 
     pool: str
     excess: int = 0
+    parents: tuple[str, ...] = ()
 
 
 class LeaseWanted(_Message, frozen=True):

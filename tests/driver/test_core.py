@@ -246,6 +246,61 @@ def test_above_the_fair_share_busy_workers_are_given_back_when_their_tasks_end()
     assert workers[2].in_flight
 
 
+def test_above_the_fair_share_the_parents_of_nested_work_stay() -> None:
+    core, workers = busy_core(0.5, 0.5, 0.5)
+    core.on_reclaim(0.0, Effects(), 2, parents=("l0",))
+    assert [worker.wanted for worker in workers] == [False, True, True]
+
+
+class TestIdleWorkersThatOthersWaitFor:
+    """They are given back once they have been idle for about as long as another would take to come up."""
+
+    @pytest.fixture
+    def core(self) -> PoolCore:
+        core = PoolCore(1)
+        core.on_opened(0.0, Effects())
+        core.on_granted(make_worker("l0"), 1.0, Effects())
+        return core
+
+    @staticmethod
+    def due(core: PoolCore) -> float:
+        deadline = core.next_deadline()
+        assert deadline is not None
+        return deadline
+
+    def test_at_once_after_a_while(self, core: PoolCore) -> None:
+        effects = Effects()
+        core.on_reclaim(2.0, effects)
+        assert [worker.lease for worker in effects.leave] == ["l0"]
+
+    def test_soon_if_they_have_just_become_idle(self, core: PoolCore) -> None:
+        effects = Effects()
+        core.on_reclaim(1.001, effects)
+        assert not effects.leave
+        assert 1.0 < self.due(core) < 1.1
+        core.on_time(self.due(core), effects)
+        assert [worker.lease for worker in effects.leave] == ["l0"]
+
+    @pytest.mark.parametrize("single", [True, False])
+    def test_not_if_something_comes_for_them(self, core: PoolCore, single: bool) -> None:
+        core.on_reclaim(1.001, Effects())
+        task = make_task("t")
+        if single:
+            assert core.on_single(task, 1.002) is core.workers["l0"]
+        else:
+            core.on_submitted([task], 1.002, Effects())
+        assert core.next_deadline() is None
+        # While the others may still wait, each time anew.
+        core.on_results("l0", answers(core.workers["l0"], 1), 0.1, 1.102, Effects())
+        assert 1.102 < self.due(core) < 1.2
+
+    def test_later_they_are_kept(self, core: PoolCore) -> None:
+        core.on_reclaim(1.001, Effects())
+        core.on_submitted([make_task("t")], 1.002, Effects())
+        core.on_results("l0", answers(core.workers["l0"], 1), 8.0, 9.0, Effects())
+        assert core.next_deadline() is None
+
+
 def at_home(name: str, node: str) -> Task:
     task = make_task(name)
     task.home = node

@@ -94,10 +94,9 @@ def test_an_unmet_demand_asks_for_idle_workers_of_others(scheduler: Scheduler) -
     scheduler.driver("d2", parent=leases[0])
     scheduler.say(from_driver.JoinPool("p"), "d2")
     effects = scheduler.want(1, driver="d2")
-    # Four of four slots, where two drivers want them: three would be d's fair share, of which one is ...
-    assert told(effects, to_driver.ReclaimIdle) == [to_driver.ReclaimIdle("p", 1)]
+    assert told(effects, to_driver.ReclaimIdle) == [to_driver.ReclaimIdle("p")]
     assert told(effects, to_driver.ReclaimIdle, "d2") == []
-    # ... asked for again, ever more rarely, until somebody gives one back.
+    # It is asked for again, ever more rarely, until somebody gives one back.
     deadline = scheduler.core.next_deadline()
     assert deadline is not None
     assert told(scheduler.time(deadline), to_driver.ReclaimIdle)
@@ -107,6 +106,25 @@ def test_an_unmet_demand_asks_for_idle_workers_of_others(scheduler: Scheduler) -
     scheduler.want(3)
     assert len(started(scheduler.say(from_driver.ReturnLease(leases[1], 0.0)))) == 1
     assert scheduler.core.next_deadline() is None
+
+
+def test_busy_workers_are_asked_for_when_members_of_a_pool_have_waited_but_not_the_parents_of_nested_work(
+    scheduler: Scheduler,
+) -> None:
+    scheduler.want(4)
+    leases = scheduler.ready_all()
+    scheduler.driver("d2", parent=leases[0])
+    scheduler.say(from_driver.JoinPool("p"), "d2")
+    # Whoever submits nested work is about to lend its own slot.
+    asked = told(scheduler.want(1, driver="d2"), to_driver.ReclaimIdle)
+    while not asked[-1].excess:
+        deadline = scheduler.core.next_deadline()
+        assert deadline is not None
+        assert deadline < 1.0
+        asked += told(scheduler.time(deadline), to_driver.ReclaimIdle)
+    # Four of four slots, where two drivers want them: three would be d's fair share.
+    assert asked[-1] == to_driver.ReclaimIdle("p", 1, parents=(leases[0],))
+    assert scheduler.now > 0.09
 
 
 def test_nothing_is_asked_of_the_only_one_who_could_give(scheduler: Scheduler) -> None:
