@@ -11,13 +11,13 @@ import pickle
 import signal
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from distpool.node.machine import file_space, process_space
 from distpool.wire.driver_to_worker import Setup
+from distpool.worker import warning_filters
 from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
 from distpool.worker.thread_budget import limit_threads
 
@@ -100,7 +100,7 @@ def adopt_state(setup: Setup, forwarder: Forwarder) -> None:
     sys.stderr = ForwardedStream(forwarder, 2, state.tty[1])
     sys.setrecursionlimit(state.recursion_limit)
     _adopt_process(setup, state)
-    _adopt_warnings(state.warning_filters)
+    warning_filters.adopt(state.warning_filters)
     if state.logging is not None:
         _adopt_logging(state.logging, forwarder)
     _fresh_entropy()
@@ -169,24 +169,6 @@ def _sentinel(state: ProgramState) -> int:
             pass
     read, _write = os.pipe()  # the writing end stays open for good
     return read
-
-
-def _adopt_warnings(filters: list[bytes]) -> None:
-    loaded = []
-    for entry in filters:
-        try:
-            loaded.append(pickle.loads(entry))
-        except Exception:
-            continue  # a category that exists only in the driver can hardly be raised here
-    warnings.filters[:] = loaded  # type: ignore[index]
-    for name in ("_filters_mutated", "_filters_mutated_lock_held"):
-        mutated = getattr(warnings, name, None)
-        if mutated is not None:
-            try:
-                mutated()
-            except RuntimeError:
-                continue
-            break
 
 
 def _adopt_logging(state: LoggingState, forwarder: Forwarder) -> None:
