@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import mmap
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -101,7 +102,8 @@ def _map(filename: str, mode: Any, offset: int, dtype: Any, shape: tuple[int, ..
     """Runs in the worker."""
     import numpy
 
-    return numpy.memmap(filename, dtype=dtype, mode=mode, offset=offset, shape=shape, order=order)
+    with _explained(filename):
+        return numpy.memmap(filename, dtype=dtype, mode=mode, offset=offset, shape=shape, order=order)
 
 
 def _map_strided(
@@ -117,5 +119,19 @@ def _map_strided(
     """Runs in the worker; such an array is a view, and not itself a memmap."""
     import numpy
 
-    raw = numpy.memmap(filename, dtype=numpy.uint8, mode=mode, offset=offset, shape=(size_bytes,))
+    with _explained(filename):
+        raw = numpy.memmap(filename, dtype=numpy.uint8, mode=mode, offset=offset, shape=(size_bytes,))
     return numpy.ndarray(shape, dtype, raw, first, strides)
+
+
+@contextlib.contextmanager
+def _explained(filename: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno,
+            f"an argument is an array that is mapped from this file, which {socket.gethostname()} does not have; keep "
+            "it in a folder that the machines share, or pass a copy of the array, as numpy.array(x) makes one",
+            filename,
+        ) from None

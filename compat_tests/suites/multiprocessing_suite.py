@@ -26,7 +26,8 @@ class Multiprocessing:
     name = "multiprocessing"
     title = "CPython _test_multiprocessing"
     targets = ("distpool", "stdlib")
-    timeout_s = 120.0
+    #: A test starts two hundred processes that each import the suite: one to two minutes on two busy cores.
+    timeout_s = 300.0
 
     def prepare(self, interpreter: Interpreter, cache: Path) -> Mapping[str, str]:
         return cpython_tests.locate(interpreter, "_test_multiprocessing", cache)

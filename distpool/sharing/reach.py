@@ -15,6 +15,8 @@ from typing import Any
 
 #: Asks the driver for a connection; None where this process is no worker of a cluster.
 _ask: Callable[[str], socket.socket] | None = None
+#: Whether this process is a worker whose driver is on another machine.
+_far = False
 
 
 def connect(address: str) -> socket.socket:
@@ -71,6 +73,17 @@ def ask_driver_through(ask: Callable[[str], socket.socket]) -> None:
     """
     global _ask
     _ask = ask
+
+
+def is_far() -> bool:
+    """Whether the driver is on another machine: what lies in its memory cannot be used here."""
+    return _far
+
+
+def be_far() -> None:
+    """The driver is on another machine (called once, in a worker)."""
+    global _far
+    _far = True
 
 
 def reach_managers() -> None:

@@ -10,12 +10,14 @@ import contextlib
 import copyreg
 import fcntl
 import os
+import pickle
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from distpool.sharing.reach import is_far
 from distpool.sharing.remote import RECURSIVE_MUTEX, RemoteSemLock, serve
 from distpool.sharing.server import SharedDescriptor, server
 
@@ -143,21 +145,39 @@ def _reduce_semaphore(obj: Any) -> Any:
     if isinstance(semlock, RemoteSemLock):
         # Not ours either: its owner serves whoever we pass it on to.
         return rebuild_remote, (type(obj), semlock.address, semlock.key, semlock.kind, semlock.maxvalue)
-    memory = getattr(obj, "_distpool_memory", None)
-    if memory is not None:
-        from distpool.sharing.semaphores import rebuild
-
-        return rebuild, (type(obj), semlock.kind, semlock.maxvalue, *memory)
-    if semlock.name is not None:
-        # It has a name, so it can be opened anew, as the standard library's own pickles of it say.
-        return obj.__reduce_ex__(2)
-    from multiprocessing import context
+    from multiprocessing import context, reduction
 
     shared = context.get_spawning_popen()
     assert isinstance(shared, Shared)
     mutex = semlock.kind == RECURSIVE_MUTEX or type(obj).__name__ == "Lock"
     address, key = shared.address_of(semlock, mutex)
-    return rebuild_remote, (type(obj), address, key, semlock.kind, semlock.maxvalue)
+    through_us = (type(obj), address, key, semlock.kind, semlock.maxvalue)
+    memory = getattr(obj, "_distpool_memory", None)
+    if memory is not None:
+        from distpool.sharing.semaphores import rebuild
+
+        itself: Any = _Reduced(rebuild, (type(obj), semlock.kind, semlock.maxvalue, *memory))
+    elif semlock.name is not None:
+        # It has a name, so it can be opened anew, as the standard library's own pickles of it say.
+        itself = obj
+    else:
+        return rebuild_remote, through_us
+    return _rebuild_itself_or_remote, (bytes(reduction.ForkingPickler.dumps(itself)), *through_us)
+
+
+class _Reduced:
+    """Pickled as what a reducer gave."""
+
+    def __init__(self, *reduced: Any) -> None:
+        self._reduced = reduced
+
+    def __reduce__(self) -> Any:
+        return self._reduced
+
+
+def _rebuild_itself_or_remote(itself: bytes, *through_its_owner: Any) -> Any:
+    """The very semaphore, which is faster, on the machine that has it."""
+    return rebuild_remote(*through_its_owner) if is_far() else pickle.loads(itself)
 
 
 def rebuild_remote(cls: Any, address: str, key: bytes, kind: int, maxvalue: int) -> Any:

@@ -162,10 +162,19 @@ def connect(address: str, kind: bytes, key: bytes) -> socket.socket:
             connection.close()
         raise OSError(
             error.errno,
-            "a multiprocessing object (lock, queue, pipe, shared value) cannot be reached: the program that made it "
-            f"has ended or runs on another machine ({error.strerror})",
+            "a multiprocessing object (lock, queue, pipe, shared value) cannot be reached from "
+            f"{socket.gethostname()}: {_why_not(kind)} ({error.strerror})",
         ) from None
     return connection
+
+
+def _why_not(kind: bytes) -> str:
+    if kind == FETCH_DESCRIPTOR and reach.is_far():
+        return (
+            "it lives in the memory of the machine where the program runs. Those of a manager can be used everywhere: "
+            "multiprocessing.Manager().Queue(), .Value(), .Array()"
+        )
+    return "the program that made it has ended or runs on another machine"
 
 
 def _connect_here(address: str) -> socket.socket:

@@ -31,7 +31,14 @@ _PARENT_S = 5.0
 #: Where the main thread merely waits: an exception harms nothing there.
 _WAITS = frozenset(function.__code__ for function in (threading.Condition.wait, threading.Event.wait, Channel.wait))
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
-_OUR_BOOKKEEPING = ("distpool.wire.", "distpool.store.", "distpool.code.", "distpool.worker.", "distpool.driver.")
+_OUR_BOOKKEEPING = (
+    "distpool.wire.",
+    "distpool.store.",
+    "distpool.code.",
+    "distpool.worker.",
+    "distpool.driver.",
+    "distpool.sharing.relay",
+)
 #: Modules in which we may be on behalf of their callers.
 _LIBRARY = ("threading", "contextlib", "logging", Channel.__module__)
 

@@ -382,3 +382,59 @@ if __name__ == "__main__":
             print(["the manager or listener at" in str(error), "it has ended" in str(error)])
 """
     assert results(run(laptop, program)) == [[True, True]]
+
+
+def test_locks_work_from_all_hosts(laptop: Host) -> None:
+    """Of each kind: in shared memory, with a name, and reached through their owner."""
+    program = """
+import multiprocessing
+from distpool.multiprocessing import Condition, Event, Lock, Manager, Pool
+
+def begin(*given):
+    globals()["given"] = given
+
+def count(seen, all_there):
+    in_memory, named, owned, started, condition = given
+    started.wait()
+    all_there.wait()  # with six workers: on each host
+    with in_memory, named, owned, condition:
+        seen["count"] = seen.get("count", 0) + 1
+
+if __name__ == "__main__":
+    started = Event()
+    locks = Lock(), multiprocessing.get_context("spawn").Lock(), multiprocessing.Lock(), started, Condition()
+    with Manager() as manager, Pool(6, begin, locks) as pool:
+        seen, all_there = manager.dict(), manager.Barrier(6)
+        calls = pool.starmap_async(count, [(seen, all_there)] * 60, chunksize=1)
+        started.set()
+        calls.get()
+        print(seen["count"])
+"""
+    assert results(run(laptop, program)) == [60]
+
+
+def test_what_cannot_leave_its_machine_says_what_to_take_instead(laptop: Host) -> None:
+    program = """
+import distpool.joblib, numpy
+from distpool.multiprocessing import Pool, Queue
+from joblib import Parallel, delayed
+
+def begin(queue):
+    queue.put(1)
+
+if __name__ == "__main__":
+    array = numpy.memmap("/tmp/mapped", mode="w+", shape=10)
+    for call in (
+        lambda: Pool(1, begin, (Queue(),)).apply(abs, (1,)),
+        lambda: Parallel(2, backend="distpool")([delayed(numpy.sum)(array)]),
+    ):
+        try:
+            call()
+        except Exception as error:
+            print(repr(str(error)))
+"""
+    queue, mapped = map(str, results(run(laptop, program)))
+    assert "lives in the memory of the machine where the program runs" in queue
+    assert "multiprocessing.Manager().Queue()" in queue
+    assert "'/tmp/mapped'" in mapped
+    assert "keep it in a folder that the machines share" in mapped
