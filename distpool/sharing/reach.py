@@ -15,8 +15,6 @@ from typing import Any
 
 #: Asks the driver for a connection; None where this process is no worker of a cluster.
 _ask: Callable[[str], socket.socket] | None = None
-#: Whether this process is a worker whose driver is on another machine.
-_far = False
 
 
 def connect(address: str) -> socket.socket:
@@ -36,6 +34,11 @@ def connect(address: str) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def asks_driver() -> bool:
+    """Whether what is not on this machine may be elsewhere."""
+    return _ask is not None
 
 
 def connect_for_worker(address: str) -> socket.socket:
@@ -73,17 +76,6 @@ def ask_driver_through(ask: Callable[[str], socket.socket]) -> None:
     """
     global _ask
     _ask = ask
-
-
-def is_far() -> bool:
-    """Whether the driver is on another machine: what lies in its memory cannot be used here."""
-    return _far
-
-
-def be_far() -> None:
-    """The driver is on another machine (called once, in a worker)."""
-    global _far
-    _far = True
 
 
 def reach_managers() -> None:

@@ -10,14 +10,14 @@ import contextlib
 import copyreg
 import fcntl
 import os
-import pickle
+import socket
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from distpool.sharing.reach import is_far
+from distpool.sharing import reach
 from distpool.sharing.remote import RECURSIVE_MUTEX, RemoteSemLock, serve
 from distpool.sharing.server import SharedDescriptor, server
 
@@ -134,6 +134,13 @@ def dispatch_table() -> DispatchTable | None:
     if tables.shared and synchronize is not None:
         for kind in (synchronize.Lock, synchronize.RLock, synchronize.Semaphore, synchronize.BoundedSemaphore):
             table[kind] = _reduce_semaphore
+    if tables.shared and "multiprocessing.connection" in sys.modules:
+        table[sys.modules["multiprocessing.connection"].Connection] = _reduce_connection
+    if tables.shared and "multiprocessing.heap" in sys.modules:
+        table[sys.modules["multiprocessing.heap"].Arena] = _reduce_arena
+    connections = sys.modules.get("distpool.sharing.connections")
+    if connections is not None:
+        table[connections.RemoteConnection] = _reduce_remote_connection
     # Inside ``sharing`` the modules that matter may still be on their way: look each time.
     tables.size = -1 if tables.shared else size
     tables.table = table
@@ -145,39 +152,89 @@ def _reduce_semaphore(obj: Any) -> Any:
     if isinstance(semlock, RemoteSemLock):
         # Not ours either: its owner serves whoever we pass it on to.
         return rebuild_remote, (type(obj), semlock.address, semlock.key, semlock.kind, semlock.maxvalue)
-    from multiprocessing import context, reduction
+    mutex = semlock.kind == RECURSIVE_MUTEX or type(obj).__name__ == "Lock"
+    address, key = _shared().address_of(semlock, mutex)
+    remote = (type(obj), address, key, semlock.kind, semlock.maxvalue)
+    memory = getattr(obj, "_distpool_memory", None)
+    if memory is not None:
+        return rebuild_in_memory, (*remote, *memory)
+    if semlock.name is not None:
+        return rebuild_by_name, (*remote, obj.__getstate__())
+    return rebuild_remote, remote
+
+
+def _reduce_connection(end: Any) -> Any:
+    from distpool.sharing import connections
+
+    shared = _shared()
+    descriptor = shared.DupFd(shared.duplicate_for_child(end.fileno()))
+    return connections.rebuild, (descriptor, end.readable, end.writable)
+
+
+def _reduce_remote_connection(end: Any) -> Any:
+    from distpool.sharing import connections
+
+    return connections.rebuild_remote, (*end.shared, end.readable, end.writable)
+
+
+def _reduce_arena(arena: Any) -> Any:
+    shared = _shared()
+    return rebuild_arena, (arena.size, shared.DupFd(shared.duplicate_for_child(arena.fd)))
+
+
+def _shared() -> Shared:
+    from multiprocessing import context
 
     shared = context.get_spawning_popen()
     assert isinstance(shared, Shared)
-    mutex = semlock.kind == RECURSIVE_MUTEX or type(obj).__name__ == "Lock"
-    address, key = shared.address_of(semlock, mutex)
-    through_us = (type(obj), address, key, semlock.kind, semlock.maxvalue)
-    memory = getattr(obj, "_distpool_memory", None)
-    if memory is not None:
-        from distpool.sharing.semaphores import rebuild
-
-        itself: Any = _Reduced(rebuild, (type(obj), semlock.kind, semlock.maxvalue, *memory))
-    elif semlock.name is not None:
-        # It has a name, so it can be opened anew, as the standard library's own pickles of it say.
-        itself = obj
-    else:
-        return rebuild_remote, through_us
-    return _rebuild_itself_or_remote, (bytes(reduction.ForkingPickler.dumps(itself)), *through_us)
+    return shared
 
 
-class _Reduced:
-    """Pickled as what a reducer gave."""
+class AbsentArena:
+    """Stands for shared memory of another machine, until somebody wants to read or write it."""
 
-    def __init__(self, *reduced: Any) -> None:
-        self._reduced = reduced
+    @property
+    def buffer(self) -> Any:
+        """:raises OSError: always."""
+        raise OSError(
+            f"shared memory (Value, Array, Barrier) cannot be reached from {socket.gethostname()}: it lives in the "
+            "memory of the machine where the program runs. Those of a manager can be used everywhere: "
+            "multiprocessing.Manager().Value(), .Array(), .Barrier()"
+        )
 
-    def __reduce__(self) -> Any:
-        return self._reduced
+
+def rebuild_arena(size: int, descriptor: SharedDescriptor) -> Any:
+    """The counterpart of the reducer: the memory, or in a worker on another machine what stands for it."""
+    from multiprocessing import heap
+
+    try:
+        fd = descriptor.detach()
+    except OSError:
+        if not reach.asks_driver():
+            raise
+        return AbsentArena()
+    return heap.Arena(size, fd)
 
 
-def _rebuild_itself_or_remote(itself: bytes, *through_its_owner: Any) -> Any:
-    """The very semaphore, which is faster, on the machine that has it."""
-    return rebuild_remote(*through_its_owner) if is_far() else pickle.loads(itself)
+def rebuild_in_memory(cls: Any, address: str, key: bytes, kind: int, maxvalue: int, arena: Any, start: int) -> Any:
+    """A semaphore in shared memory, or on another machine one that works on it."""
+    if isinstance(arena, AbsentArena):
+        return rebuild_remote(cls, address, key, kind, maxvalue)
+    from distpool.sharing.semaphores import rebuild
+
+    return rebuild(cls, kind, maxvalue, arena, start)
+
+
+def rebuild_by_name(cls: Any, address: str, key: bytes, kind: int, maxvalue: int, state: Any) -> Any:
+    """A semaphore that has a name and so can be opened anew, or on another machine one that works on it."""
+    obj = cls.__new__(cls)
+    try:
+        obj.__setstate__(state)
+    except FileNotFoundError:
+        if not reach.asks_driver():
+            raise
+        return rebuild_remote(cls, address, key, kind, maxvalue)
+    return obj
 
 
 def rebuild_remote(cls: Any, address: str, key: bytes, kind: int, maxvalue: int) -> Any:

@@ -25,6 +25,7 @@ KEY_BYTES = 16
 #: First byte of a connection: what the client wants of the entry that the key names.
 FETCH_DESCRIPTOR = b"F"
 USE_SEMAPHORE = b"S"
+USE_CONNECTION = b"C"
 
 _UCRED = struct.Struct("3i")
 
@@ -114,6 +115,8 @@ class Server:
                 kind, key = hello[:1], hello[1:]
                 if kind == FETCH_DESCRIPTOR:
                     self._send_descriptor(connection, key)
+                elif kind == USE_CONNECTION:
+                    self._serve_connection(connection, key)
                 elif kind == USE_SEMAPHORE:
                     serve = self._semaphores.get(key)
                     if serve is not None:
@@ -134,6 +137,16 @@ class Server:
             # Under the lock, so that it is not closed and its number reused in between.
             fds = array.array("i", [fd])
             connection.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+    def _serve_connection(self, client: socket.socket, key: bytes) -> None:
+        with self._lock:
+            fd = self._descriptors.get(key)
+            if not isinstance(fd, int):
+                return
+            duplicate = os.dup(fd)
+        from distpool.sharing import connections
+
+        connections.serve(client, duplicate)
 
     def forget_after_fork(self) -> None:
         """In a forked child: the entries are the parent's."""
@@ -163,18 +176,9 @@ def connect(address: str, kind: bytes, key: bytes) -> socket.socket:
         raise OSError(
             error.errno,
             "a multiprocessing object (lock, queue, pipe, shared value) cannot be reached from "
-            f"{socket.gethostname()}: {_why_not(kind)} ({error.strerror})",
+            f"{socket.gethostname()}: the program that made it has ended or runs on another machine ({error.strerror})",
         ) from None
     return connection
-
-
-def _why_not(kind: bytes) -> str:
-    if kind == FETCH_DESCRIPTOR and reach.is_far():
-        return (
-            "it lives in the memory of the machine where the program runs. Those of a manager can be used everywhere: "
-            "multiprocessing.Manager().Queue(), .Value(), .Array()"
-        )
-    return "the program that made it has ended or runs on another machine"
 
 
 def _connect_here(address: str) -> socket.socket:
@@ -216,6 +220,11 @@ class SharedDescriptor:
     def __init__(self, address: str, key: bytes) -> None:
         self._address = address
         self._key = key
+
+    @property
+    def shared(self) -> tuple[str, bytes]:
+        """Address and key of the entry."""
+        return self._address, self._key
 
     def detach(self) -> int:
         """A descriptor of our own; the caller closes it."""

@@ -366,6 +366,60 @@ if __name__ == "__main__":
     assert results(run(laptop, program)) == [sorted([*range(4), *range(5), *range(6)])]
 
 
+def test_locks_queues_and_pipes_of_the_program_work_on_all_hosts(laptop: Host) -> None:
+    program = """
+import distpool.multiprocessing as multiprocessing, socket
+things = None
+
+def keep(*args):
+    global things
+    things = args
+
+def produce(x):
+    queue, joinable, simple, lock, semaphore, event, end = things
+    with lock, semaphore:
+        queue.put((x, socket.gethostname()))
+    joinable.put(x)
+    simple.put(x)
+    return event.wait(30)
+
+def consume(_):
+    return things[0].get(timeout=30)
+
+def send(size):
+    things[-1].send_bytes(bytes(size))
+
+def run(context):
+    here, there = context.Pipe()
+    queue, joinable, simple = context.Queue(), context.JoinableQueue(), context.SimpleQueue()
+    event = context.Event()
+    arguments = (queue, joinable, simple, context.Lock(), context.BoundedSemaphore(2), event, there)
+    with multiprocessing.Pool(6, keep, arguments) as pool:
+        waiting = pool.map_async(produce, range(30), chunksize=1)
+        event.set()
+        print(all(waiting.get(30)))
+        came = [queue.get(timeout=30) for _ in range(30)]
+        print([sorted(x for x, _ in came) == list(range(30)), sorted({host for _, host in came})])
+        print(sorted(simple.get() for _ in range(30)) == list(range(30)))
+        for _ in range(30):
+            joinable.get()
+            joinable.task_done()
+        joinable.join()
+        for x in range(12):
+            queue.put(x)
+        print(sorted(pool.map(consume, range(12), chunksize=1)) == list(range(12)))
+        sent = pool.apply_async(send, (3_000_000,))
+        print(len(here.recv_bytes()))
+        sent.get(30)
+
+if __name__ == "__main__":
+    run(multiprocessing)
+    run(multiprocessing.get_context("spawn"))
+"""
+    once = [True, [True, ["alpha", "beta", "gamma"]], True, True, 3_000_000]
+    assert results(run(laptop, program)) == once * 2
+
+
 def test_a_manager_that_has_ended_is_named(laptop: Host) -> None:
     program = """
 from distpool import DistExecutor
@@ -416,16 +470,16 @@ if __name__ == "__main__":
 def test_what_cannot_leave_its_machine_says_what_to_take_instead(laptop: Host) -> None:
     program = """
 import distpool.joblib, numpy
-from distpool.multiprocessing import Pool, Queue
+from distpool.multiprocessing import Pool, Value
 from joblib import Parallel, delayed
 
-def begin(queue):
-    queue.put(1)
+def begin(value):
+    value.value += 1
 
 if __name__ == "__main__":
     array = numpy.memmap("/tmp/mapped", mode="w+", shape=10)
     for call in (
-        lambda: Pool(1, begin, (Queue(),)).apply(abs, (1,)),
+        lambda: Pool(1, begin, (Value("i"),)).apply(abs, (1,)),
         lambda: Parallel(2, backend="distpool")([delayed(numpy.sum)(array)]),
     ):
         try:
@@ -433,8 +487,8 @@ if __name__ == "__main__":
         except Exception as error:
             print(repr(str(error)))
 """
-    queue, mapped = map(str, results(run(laptop, program)))
-    assert "lives in the memory of the machine where the program runs" in queue
-    assert "multiprocessing.Manager().Queue()" in queue
+    shared, mapped = map(str, results(run(laptop, program)))
+    assert "lives in the memory of the machine where the program runs" in shared
+    assert "multiprocessing.Manager().Value()" in shared
     assert "'/tmp/mapped'" in mapped
     assert "keep it in a folder that the machines share" in mapped
