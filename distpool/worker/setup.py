@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from distpool.node.machine import file_space, process_space
-from distpool.sharing.reach import be_far
 from distpool.wire.driver_to_worker import Setup
 from distpool.worker import warning_filters
 from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
@@ -80,7 +79,6 @@ def enter_program(setup: Setup) -> None:
         # Folders, packages and the shell's settings are this machine's; the user's modules come from the driver.
         os.environ.update({name: setup.environment[name] for name in setup.carried if name in setup.environment})
         folder = setup.environment.get("DISTPOOL_WORKING_DIRECTORY") or folder
-        be_far()
     else:
         _replace_environment(setup.environment)
         sys.path[:] = setup.sys_path
