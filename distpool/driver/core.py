@@ -18,8 +18,6 @@ from distpool.driver.task import Task
 from distpool.wire.resources import Shape
 from distpool.wire.worker_to_driver import Result
 
-#: Answers of a worker may still be under way when word of its death comes by another route.
-LAST_WORDS_S = 0.005
 #: How long after the scheduler's asking workers that become idle are given back soon.
 GENEROUS_S = 0.5
 
@@ -261,16 +259,10 @@ class PoolCore:
         self._dealer.after_answer(group, worker, now, effects)
 
     def on_ended(self, lease: str, exit: WorkerExit, now: float, effects: Effects) -> None:
-        """Word came that a worker is gone.  Its last answers may still be on their way."""
+        """Word came that a worker is gone."""
         worker = self.workers.get(lease)
-        if worker is None:
-            return
-        worker.exit = exit
-        self._dealer.groups[worker.shape].idle.pop(lease, None)
-        if worker.in_flight and not worker.leaving:
-            self._deadlines[("ended", lease)] = now + LAST_WORDS_S
-        else:
-            self._losses.bury(worker, now, effects)
+        if worker is not None:
+            self._losses.on_ended(worker, exit, now, effects)
             self._dismiss_when_done(effects)
 
     def on_start_failed(self, shape: Shape, exit: WorkerExit, now: float, effects: Effects) -> None:

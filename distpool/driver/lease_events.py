@@ -20,9 +20,8 @@ class LeaseEvents:
     :ivar setup: what makes a worker look like this program; None when the pool has ended.
     """
 
-    def __init__(self, session: Session, pool_id: str, core: PoolCore, workforce: Workforce, setup: Any) -> None:
+    def __init__(self, session: Session, core: PoolCore, workforce: Workforce, setup: Any) -> None:
         self._session = session
-        self._pool_id = pool_id
         self._core = core
         self._workforce = workforce
         self.setup = setup
@@ -39,8 +38,6 @@ class LeaseEvents:
 
     def on_ended(self, ended: scheduler_to_driver.LeaseEnded, now: float, effects: Effects) -> None:
         """A lease ended, or never began."""
-        if self._workforce.was_given_up(ended.lease):
-            return
         worker = self._core.workers.get(ended.lease)
         exit = WorkerExit(
             ended.pid,
@@ -52,7 +49,7 @@ class LeaseEvents:
             ended.lost,
             ended.shortage,
         )
-        if self._workforce.dismiss(ended.lease, ended.exit_code):
+        if self._workforce.was_given_up(ended.lease) or self._workforce.dismiss(ended.lease, ended.exit_code):
             self._core.on_ended(ended.lease, exit, now, effects)
         else:
             self._core.on_start_failed(ended.shape, exit, now, effects)
@@ -63,9 +60,10 @@ class LeaseEvents:
         if worker is None or worker.exit is not None:
             return
         reason = f"the worker on {worker.host} was given up: {reason}"
-        ended = scheduler_to_driver.LeaseEnded(lease, self._pool_id, worker.shape, worker.pid, -signal.SIGKILL, reason)
-        self.on_ended(ended, now, effects)
+        exit = WorkerExit(worker.pid, -signal.SIGKILL, reason, node=worker.host, presumed=True)
+        self._workforce.dismiss(lease, exit.exit_code)
         self._workforce.give_up(lease)
+        self._core.on_ended(lease, exit, now, effects)
 
     def on_infeasible(self, message: scheduler_to_driver.DemandInfeasible, now: float, effects: Effects) -> None:
         """No node can run a worker of this shape."""

@@ -21,6 +21,8 @@ SCHEDULER = b"s"
 STREAM_MESSAGES = (OpenStream, StreamBytes, StreamTaken, StreamEnded)
 #: For how long a worker may be out of reach from the start, until it is given up.
 _UNREACHABLE_S = 15.0
+#: A worker whose connection broke has most often died.  Its agent has so long to find out why before it ends it itself.
+_DYING_S = 0.5
 #: After so many seconds without the scheduler a line says so; after so many nothing waits for it any more.
 _SCHEDULER_NOTICE_S = 10.0
 SCHEDULER_LOST_S = 600.0
@@ -103,7 +105,7 @@ class Links:
         if known is None or not session.leases.holds(known[1]):
             return
         pool, lease = known
-        session.tell_scheduler(driver_to_scheduler.ReturnLease(lease, 0.0))
+        session.tell_scheduler(driver_to_scheduler.ReturnLease(lease, _DYING_S))
         session.lease_ended(lease)
         settled += pool.shell.handle(functools.partial(pool.shell.leases.on_link_lost, lease, reason), _monotonic())
 

@@ -15,6 +15,10 @@ from distpool.driver.dealing import Dealer
 from distpool.driver.state import Effects, Failure, FailureKind, Group, PoolState, Worker, WorkerExit
 from distpool.driver.task import Task
 
+#: Answers of a worker may still be under way when word of its death comes by another route.
+LAST_WORDS_S = 0.005
+#: How long the cause of a worker's death may take to come from its node, by way of the scheduler.
+CAUSE_S = 2.0
 #: How long a worker that was told to end may take before it is killed.
 TERMINATE_GRACE_S = 1.0
 _UNHEEDED = "it was ended because a task on it did not stop when told to"
@@ -39,6 +43,17 @@ class Losses:
     def on_started(self) -> None:
         """A worker came so far that it could run tasks."""
         self._failed_starts = 0
+
+    def on_ended(self, worker: Worker, exit: WorkerExit, now: float, effects: Effects) -> None:
+        """Word came that a worker is gone, or after its connection had broken, why that was."""
+        presumed = worker.exit
+        if presumed is None or exit.reason:
+            worker.exit = exit
+        self._dealer.groups[worker.shape].idle.pop(worker.lease, None)
+        if presumed is None and worker.in_flight and not worker.leaving:
+            self._state.deadlines["ended", worker.lease] = now + (CAUSE_S if exit.presumed else LAST_WORDS_S)
+        else:
+            self.bury(worker, now, effects)
 
     def bury(self, worker: Worker, now: float, effects: Effects) -> None:
         """A worker is gone for good: charge its tasks, or break the pool."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from distpool import crashpoints
 from distpool.driver.dependencies import when_all_done
 from distpool.driver.future import DistFuture
 from distpool.driver.interrupts import shield
@@ -245,6 +246,7 @@ class Recovery:
         begun = self.lineage.recompute(made, lost)
         for each in begun:
             each.again = DistFuture(each.pool)
+        crashpoints.reach("lineage.chosen")
         return begun
 
     def _submit(self, begun: list[Made]) -> None:
@@ -268,9 +270,11 @@ class Recovery:
             )  # fmt: skip
             made.again.add_dependent(functools.partial(self._on_ran, made, task))
             made.again._task = task
+            crashpoints.reach("lineage.submitting")
             made.pool.run_again(task, inputs)
 
     def _on_ran(self, made: Made, task: Task) -> None:
+        crashpoints.reach("lineage.ran")
         with self._session.lock:
             self.lineage.on_ran(made, task.retries_left)
 

@@ -78,7 +78,7 @@ class PoolShell:
         self._shared: Shared | None = None
         setup = session.capture_setup(spec, self._pack_initializer() if spec.initializer else None)
         self.workforce = Workforce(spec, session)
-        self.leases = LeaseEvents(session, self._pool_id, self.core, self.workforce, setup)
+        self.leases = LeaseEvents(session, self.core, self.workforce, setup)
 
     def _pack_initializer(self) -> Packed:
         initializer = (self._spec.initializer, self._spec.initargs)

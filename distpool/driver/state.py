@@ -27,7 +27,8 @@ class FailureKind(enum.Enum):
 class WorkerExit(msgspec.Struct, frozen=True):
     """How a worker ended; ``exit_code`` as in ``multiprocessing`` (negative: signal).  ``lost``: nobody saw it end.
 
-    ``shortage``: see ``scheduler_to_driver.LeaseEnded``.
+    ``shortage``: see ``scheduler_to_driver.LeaseEnded``.  ``presumed``: it is out of reach; should it have died, its
+    node is about to tell of what.
     """
 
     pid: int
@@ -38,6 +39,7 @@ class WorkerExit(msgspec.Struct, frozen=True):
     node: str = ""
     lost: bool = False
     shortage: str = ""
+    presumed: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):

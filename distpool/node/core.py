@@ -299,9 +299,10 @@ class AgentCore:
         worker = self._by_pid.get(event.pid)
         if worker is None:
             return
-        if worker.state is WorkerState.STOPPING:
+        wanted = worker.finding or worker.killed or worker.terminate or not event.exit_code
+        if worker.state is WorkerState.STOPPING and wanted:
             reason = worker.finding
-        else:
+        else:  # also when its driver has noticed sooner
             started = worker.state is not WorkerState.BOOTING
             reason = describe_exit(event.exit_code, started=started)
             if event.kernel_short_of_memory:

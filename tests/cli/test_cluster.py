@@ -99,6 +99,42 @@ if __name__ == "__main__":
     assert "No node of yours" in distpool("status")
 
 
+def test_why_a_worker_of_a_cluster_died(distpool: Command, run_script: Callable[..., str]) -> None:
+    """The driver sees at once that the connection is gone; the cause comes by way of agent and scheduler."""
+    address = distpool.start_head("--num-cpus", "0")
+    distpool("start", "--join", address, "--num-cpus", "1")
+    program = """
+import os, signal, sys, time
+import distpool
+from distpool import DistExecutor
+
+def leave():
+    os.write(2, b"last words")
+    os._exit(7)
+
+def fill():
+    block = b"x" * (200 << 20)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with DistExecutor(1, address=sys.argv[1]) as executor:
+        with distpool.options(max_retries=0):
+            errors = [executor.submit(leave).exception(50)]
+            errors.append(executor.submit(signal.raise_signal, signal.SIGKILL).exception(50))
+        with distpool.options(memory_bytes=100 << 20):
+            errors.append(executor.submit(fill).exception(50))
+        for error in errors:
+            text = " ".join(str(error).split())
+            print(type(error).__name__, [word for word in (
+                "exit code 7", "last words", "by SIGKILL", "memory_bytes allows", "given up") if word in text])
+"""
+    assert run_script(program, address, env=distpool.environment).splitlines() == [
+        "WorkerDiedError ['exit code 7', 'last words']",
+        "WorkerDiedError ['by SIGKILL']",
+        "OutOfMemoryError ['memory_bytes allows']",
+    ]
+
+
 def test_what_a_killed_program_has_stored_goes_with_the_node_at_the_latest(
     distpool: Command, run_script: Callable[..., str]
 ) -> None:

@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distpool.driver.core import LAST_WORDS_S, PoolCore
+from distpool.driver.core import PoolCore
 from distpool.driver.dealing import RETRACT_AFTER_S
 from distpool.driver.functions import in_payload
-from distpool.driver.losing import MEMORY_CAUTION_S
+from distpool.driver.losing import CAUSE_S, LAST_WORDS_S, MEMORY_CAUTION_S
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
 from distpool.driver.stopping import INTERRUPT_GRACE_S
 from distpool.driver.task import Task, home_of
@@ -179,6 +179,31 @@ def test_a_late_answer_is_dropped() -> None:
     core.on_results("l2", late, 0.1, 2.1, effects)
     assert effects.finished == []
     assert core.outstanding == 1
+
+
+def test_of_what_a_worker_died_may_be_known_later_than_that_it_did() -> None:
+    core = PoolCore(1)
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_submitted([make_task("a", retries=3)], 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9, "its connection broke", presumed=True), 1.0, Effects())
+    core.on_time(1.0 + LAST_WORDS_S, Effects())
+    assert core.outstanding == 1
+    assert core.next_deadline() == 1.0 + CAUSE_S
+    effects = Effects()
+    core.on_ended("l1", WorkerExit(1, -9, "too large", shortage="task"), 1.1, effects)
+    assert [(task.future, failure.kind) for task, failure in effects.failed] == [("a", FailureKind.OUT_OF_MEMORY)]
+
+
+def test_of_what_a_worker_died_may_never_be_known() -> None:
+    core = PoolCore(1)
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_submitted([make_task("a", retries=0)], 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9, "its connection broke", presumed=True), 1.0, Effects())
+    effects = Effects()
+    core.on_time(1.0 + CAUSE_S, effects)
+    [(_, failure)] = effects.failed
+    assert failure.exit is not None
+    assert failure.exit.reason == "its connection broke"
 
 
 def test_last_words_that_arrive_after_word_of_the_death_still_count() -> None:

@@ -8,9 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distpool.driver.core import LAST_WORDS_S, PoolCore
+from distpool.driver.core import PoolCore
 from distpool.driver.functions import in_payload
 from distpool.driver.gangs import ranks_of
+from distpool.driver.losing import LAST_WORDS_S
 from distpool.driver.state import Effects, FailureKind, Worker, WorkerExit
 from distpool.driver.task import Task
 from distpool.wire.driver_to_worker import Task as TaskMessage

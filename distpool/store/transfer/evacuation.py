@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
+from distpool import crashpoints
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.site import Site
 from distpool.wire.objects import Extent, Place
@@ -83,11 +84,14 @@ class Evacuation:
         self._missing = {claim.segment for claim in claims}
         self._until = self._look_at = now + _STUCK_S
         log.info("%d segments move to node %s", len(claims), self._successor)
+        crashpoints.reach("evacuation.asking")
         self._site.connections.ask(self._successor, TakeOver(claims))
+        crashpoints.reach("evacuation.asked")
 
     def _on_taken_over(self, site: str, message: TakenOver) -> None:
         if not message.ok:
             log.warning("node %s could not take over segment %s", site, message.segment)
+        crashpoints.reach("evacuation.taken_over")
         self._missing.discard(message.segment)
         self._until = time.monotonic() + _STUCK_S
         if self._asked and not self._missing:
@@ -95,6 +99,7 @@ class Evacuation:
 
     def _finish(self) -> None:
         done, self._done = self._done, None
+        crashpoints.reach("evacuation.finished")
         if done is not None:
             done()
 
@@ -111,10 +116,12 @@ class Evacuation:
         extent = Extent(f"segment {name}", site, name, 0, claim.size_bytes)
 
         def done(places: list[Place], lost: dict[str, str]) -> None:
+            crashpoints.reach("evacuation.taking")
             ok = not lost and self._site.files.adopt(extent)
             if ok:
                 self._custody.take(claim)
                 self._site.on_ended([extent.object_id])  # as a copy; it is a segment now
+            crashpoints.reach("evacuation.took")
             self._site.connections.reply(site, TakenOver(name, ok))
 
         self._site.want([extent], done)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from distpool import crashpoints
 from distpool.store.transfer import fanout_core, pull_core, pull_events
 from distpool.store.transfer.connections import Connections, Loop
 from distpool.store.transfer.files import Files
@@ -152,6 +153,7 @@ class Site:
         if not self.files.has(extent.segment, fetch=True):
             self.connections.reply(site, says.SourceUnknown(extent.key))
             return
+        crashpoints.reach("transfer.naming")
         self._share(fanout_core.Asked(extent.key, site))
 
     def _on_source_failed(self, site: str, message: says.SourceFailed) -> None:
@@ -167,8 +169,10 @@ class Site:
         given, size_bytes = 0, min(message.size_bytes, pull_core.RUN * pull_core.CHUNK_BYTES)
         if 0 <= message.offset <= extent.size_bytes - size_bytes:
             for piece in self.files.pieces(extent, complete, message.offset, size_bytes, pull_core.CHUNK_BYTES):
+                crashpoints.reach("transfer.serving")
                 if not self.connections.reply(site, says.Chunk(key, message.offset + given), piece):
                     return  # it asks again when it is back
+                crashpoints.reach("transfer.served")
                 given += len(piece)
         if given < size_bytes:
             self.connections.reply(site, says.SourceUnknown(key))
@@ -205,10 +209,12 @@ class Site:
                 if isinstance(effect, pull_events.AskChunks):
                     message = says.ChunksWanted(effect.extent, effect.offset, effect.size_bytes)
                     connections.ask(effect.source, message)
+                    crashpoints.reach("transfer.asked")
                 elif isinstance(effect, pull_events.StoreChunk):
                     assert data is not None
                     try:
                         self.files.copies[effect.key].write(effect.offset, data)
+                        crashpoints.reach("transfer.stored")
                     except OSError as error:
                         # Should it have been the last piece, readers find it gone and ask again.
                         refused = effect.key in self._pulls.pulls
@@ -232,7 +238,9 @@ class Site:
                     connections.ask(home, ask)
                 elif isinstance(effect, pull_events.TellReceived):
                     self.files.copies[effect.extent.key].seal()
+                    crashpoints.reach("transfer.sealed")
                     connections.tell(effect.extent.home, says.Received(effect.extent.key))
+                    crashpoints.reach("transfer.received")
                 elif isinstance(effect, pull_events.FindSite):
                     connections.find(effect.site)
                 elif isinstance(effect, pull_events.Discard):
@@ -255,11 +263,13 @@ class Site:
                     self._admission.give_back(effect.size_bytes)
                 self._pull(pull_events.RoomRefused(effect.key, _no_room(error)))
             else:
+                crashpoints.reach("transfer.room_made")
                 self._pull(pull_events.RoomMade(effect.key))
 
         self._admission.ask(effect.size_bytes, then)
 
     def _discard(self, key: str) -> None:
+        crashpoints.reach("transfer.discarding")
         copy = self.files.copies.pop(key, None)
         if key not in self._pulls.pulls:
             self._extents.pop(key, None)
