@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
 from distpool.driver.links import SCHEDULER
 from distpool.errors import ConnectError
+from distpool.node.config import scheduler_endpoint
 from distpool.node.statefolder import find_token
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.links import LinkUp, Patience
+
+if TYPE_CHECKING:
+    from distpool.wire.security import Keys
 from distpool.worker import context as worker_context
 
 #: How long a scheduler may take to answer.
@@ -70,13 +75,34 @@ def ask_status(address: str, timeout_s: float = CONNECT_TIMEOUT_S) -> scheduler_
     :raises ConnectError: when no scheduler answers there.
     """
     token = find_token(address)
+    return _ask_status(token.address, token.keys, lambda channel: dial(channel, token.address), timeout_s)
+
+
+def ask_own_status(root: str, timeout_s: float) -> scheduler_to_driver.ClusterStatus | None:
+    """The same of a scheduler that serves one program of this user on this machine.
+
+    :param root: the folder with its sockets.
+    :returns: None when no such scheduler answers there.
+    """
+    endpoint = scheduler_endpoint(root)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(endpoint.removeprefix("ipc://"))
+        return _ask_status(endpoint, None, lambda channel: channel.connect(endpoint, SCHEDULER), timeout_s)
+    except (OSError, ConnectError):
+        return None
+
+
+def _ask_status(
+    address: str, keys: Keys | None, connect: Callable[[Channel], None], timeout_s: float
+) -> scheduler_to_driver.ClusterStatus:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    channel = Channel(context, b"d-status-" + secrets.token_hex(6).encode(), token.keys)
+    channel = Channel(context, b"d-status-" + secrets.token_hex(6).encode(), keys)
     try:
         channel.watch_links(channel.wake)
-        dial(channel, token.address)
+        connect(channel)
         channel.send(SCHEDULER, (codec.encode(driver_to_scheduler.StatusWanted(0)),))
-        return wait_for_answer(channel, scheduler_to_driver.ClusterStatus, token.address, timeout_s)[0]
+        return wait_for_answer(channel, scheduler_to_driver.ClusterStatus, address, timeout_s)[0]
     finally:
         channel.close()
         context.destroy(linger=0)

@@ -122,16 +122,22 @@ class Folders:
 
 def store_folders() -> list[str]:
     """Of this user's nodes on this machine, the dead ones included whose folders nobody has swept yet."""
+    return _own_folders(_SHARED_MEMORY, "") + root_folders("store")
+
+
+def root_folders(inside: str = "") -> list[str]:
+    """Where nodes of this user on this machine have their sockets, or had, or what lies there under a name."""
+    return [folder for parent in _temporary_folders() for folder in _own_folders(parent, inside)]
+
+
+def _own_folders(parent: str, inside: str) -> list[str]:
     prefix = f"distpool-{os.getuid()}-"
-    found = []
-    for parent, inside in [(_SHARED_MEMORY, ""), *((parent, "store") for parent in _temporary_folders())]:
-        try:
-            names = sorted(name for name in os.listdir(parent) if name.startswith(prefix))
-        except OSError:
-            continue
-        folders = (os.path.join(parent, name, inside).rstrip("/") for name in names)
-        found += [folder for folder in folders if _is_own(folder)]
-    return found
+    try:
+        names = sorted(name for name in os.listdir(parent) if name.startswith(prefix))
+    except OSError:
+        return []
+    folders = (os.path.join(parent, name, inside).rstrip("/") for name in names)
+    return [folder for folder in folders if _is_own(folder)]
 
 
 def _is_own(folder: str) -> bool:

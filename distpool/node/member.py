@@ -25,7 +25,7 @@ import zmq
 from distpool.errors import ConnectError
 from distpool.node import machine, statefolder
 from distpool.node.agent import Agent, remote_scheduler
-from distpool.node.config import MemberConfig, NodeConfig, agent_endpoint
+from distpool.node.config import MemberConfig, NodeConfig, agent_endpoint, scheduler_endpoint
 from distpool.node.control import ClusterFacts
 from distpool.node.core import AgentCore
 from distpool.node.events import SchedulerSaid
@@ -224,6 +224,8 @@ class Member:
         Gatekeeper(self._context, self._token.keys)
         channel = Channel(self._context, b"s", self._token.keys)
         channel.watch_links(self._bell.ring)
+        if self._member.private:  # its address is nowhere but in the program; the user can ask it all the same
+            channel.bind(scheduler_endpoint(self._config.root))
         host, _, port = self._token.address.rpartition(":")
         try:
             endpoint = channel.bind(f"tcp://{self._member.bind_host}:{'*' if port == '0' else port}")
