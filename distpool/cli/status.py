@@ -25,8 +25,8 @@ def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "status",
         help="show a cluster's nodes and the programs that use it",
-        description="Show the nodes of yours that run on this machine and their cluster, and your programs here that have "
-        "nodes of their own.",
+        description="Show the nodes of yours that run on this machine and their cluster, and your programs here that "
+        "have nodes of their own.",
     )
     parser.add_argument(
         "--address",
