@@ -61,7 +61,17 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
+def switch(text: str) -> bool:
+    """``yes`` or ``no``."""
+    known = {"yes": True, "true": True, "1": True, "": True, "no": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError("yes or no?")
+    return known[text.lower()]
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)
@@ -93,6 +103,7 @@ class Engine:
     memory: int | None = option(None, size, "memory of each node, as in `8GB`; default: what it has")
     idle: float = option(60.0, duration, "a node beyond `min` that has been idle for so long is ended")
     timeout: float = option(600.0, duration, "for so long the first node is waited for (0: for ever)")
+    wait: float = option(30.0, duration, "when the first node is there, the others of `min` are waited for so long")
     head_host: str = option("", str, "name or number by which nodes reach the machine of the program; default: found")
     head_port: int = option(0, int, "the port on which the program's scheduler listens; default: any")
 

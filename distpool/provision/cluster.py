@@ -112,25 +112,42 @@ class ProvisionedCluster:
     # -- within -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until there is a scheduler, and a node if some are kept: what comes later is used when it comes."""
-        limit_s = self._engine.timeout or float("inf")
-        began = time.monotonic()
+        """Until there is a scheduler, and a node if some are kept; then a while for the others that are kept.
+
+        What comes later is used when it comes.
+        """
         with self._changed:
-            while not self._ready():
-                spent_s = time.monotonic() - began
-                if self._hopeless or self._ended:
-                    reason = self._hopeless or "the process that looks after the nodes ended"
-                    raise ConnectError(f"no nodes from {self._address}: {self._reasons(reason)}")
-                if self._head is None and spent_s > _HEAD_S:
-                    raise ConnectError(f"the scheduler for {self._address} did not start within {_HEAD_S:g} s")
-                if spent_s > limit_s:
-                    standing = describe(self._heard) if self._heard is not None else "nothing was heard of them"
-                    raise ConnectError(
-                        f"no node from {self._address} within {limit_s:g} s (option timeout): {self._reasons(standing)}"
-                    )
-                self._changed.wait(min(1.0, max(0.01, limit_s - spent_s)))
+            self._wait_for_first()
             assert self._head is not None
             self.token = self._head
+            self._wait_for_rest()
+
+    def _wait_for_first(self) -> None:
+        limit_s = self._engine.timeout or float("inf")
+        began = time.monotonic()
+        while not self._ready():
+            spent_s = time.monotonic() - began
+            if self._hopeless or self._ended:
+                reason = self._hopeless or "the process that looks after the nodes ended"
+                raise ConnectError(f"no nodes from {self._address}: {self._reasons(reason)}")
+            if self._head is None and spent_s > _HEAD_S:
+                raise ConnectError(f"the scheduler for {self._address} did not start within {_HEAD_S:g} s")
+            if spent_s > limit_s:
+                standing = describe(self._heard) if self._heard is not None else "nothing was heard of them"
+                raise ConnectError(
+                    f"no node from {self._address} within {limit_s:g} s (option timeout): {self._reasons(standing)}"
+                )
+            self._changed.wait(min(1.0, max(0.01, limit_s - spent_s)))
+
+    def _wait_for_rest(self) -> None:
+        """Whoever asks for four nodes wants four, and sizes pools by them; but not at the price of an hour in a queue,
+        or of one machine that is broken."""
+        deadline = time.monotonic() + self._engine.wait
+        while (news := self._heard) is not None and news.up < news.least and not self._ended:
+            if self._failures and not news.waiting:
+                return
+            if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                return
 
     def _ready(self) -> bool:
         news = self._heard

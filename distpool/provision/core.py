@@ -82,6 +82,8 @@ class _Machine:
     #: since when it has not been in the cluster although it should be
     missing_since: float
     joined: bool = False
+    #: what its node offers, when it has joined
+    num_cpus: float = 0.0
     draining: bool = False
 
 
@@ -163,10 +165,11 @@ class AutoscalerCore:
         return max(self._least, len(self._staying()))
 
     def promised_cpus(self) -> float:
-        """CPUs of as many machines as there may be."""
-        cpus, left = 0.0, self._most
-        for known in self._types.values():
-            count = min(left, known.kind.most)
+        """CPUs of as many machines as there may be: of those that are there, and what others would have."""
+        there = [machine for machine in self._staying().values() if machine.joined]
+        cpus, left = sum(machine.num_cpus for machine in there), self._most - len(there)
+        for name, known in self._types.items():
+            count = min(left, known.kind.most - sum(1 for machine in there if machine.node_type == name))
             cpus += count * known.capacity.num_cpus
             left -= count
         return cpus
@@ -197,6 +200,7 @@ class AutoscalerCore:
                 if not machine.joined and node_type in self._types:
                     self._came(self._types[node_type], node.capacity)
                 machine.joined = True
+                machine.num_cpus = node.capacity.num_cpus
                 machine.missing_since = now
                 machine.draining = machine.draining or node.draining
             elif machine.draining and machine.joined:

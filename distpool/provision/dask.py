@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from distpool.provision import holder
 from distpool.provision.address import Engine, option
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.reach import require_listener
 from distpool.wire.resources import Shape
 from distpool.wire.security import Token
 
@@ -65,6 +66,10 @@ class DaskProvisioner:
             raise ProvisionError(text, hopeless=True) from error
         self._engine = engine
         self._token = holder.Secret(token.line())
+        if engine.scheduler:
+            require_listener(
+                engine.scheduler.rpartition("://")[2], "Dask's scheduler", "dask scheduler listens at 8786"
+            )
         try:
             self._client: Any = distributed.Client(
                 engine.scheduler or None, timeout=_CONNECT_S, set_as_default=False, name="distpool"

@@ -7,6 +7,7 @@ pass through Ray.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,11 +15,14 @@ from typing import Any, ClassVar
 from distpool.provision import holder
 from distpool.provision.address import Engine, option
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.reach import require_listener
 from distpool.wire.resources import Shape
 from distpool.wire.security import Token
 
 #: How long nodes may take to end when the program does.
 _END_S = 20.0
+#: So many characters of an error of Ray's are shown.
+_LONGEST = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +71,7 @@ class RayProvisioner:
         self._ray: Any = ray
         self._engine = engine
         self._token = holder.Secret(token.line())
-        address = engine.cluster if engine.cluster == "auto" else f"ray://{engine.cluster}"
-        try:
-            ray.init(address=address, namespace="distpool", log_to_driver=False, logging_level="error")
-        except Exception as error:
-            raise ProvisionError(f"Ray does not answer at {address}: {_first_line(error)}", hopeless=True) from error
+        self._connect()
         ray.cloudpickle.register_pickle_by_value(holder)
         self._kind = self._node_type()
         self._actors: dict[str, _Actor] = {}
@@ -133,6 +133,28 @@ class RayProvisioner:
         self._ray.shutdown()
 
     # -- within -------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        cluster = self._engine.cluster
+        address, whom, cure = (
+            "auto",
+            "Ray on this machine",
+            "see `ray status`, or name its head, as in ray://head:10001",
+        )
+        if cluster != "auto":
+            address, whom, cure = (
+                f"ray://{cluster}",
+                f"Ray's client server at {cluster}",
+                "is it Ray, and this version?",
+            )
+            require_listener(cluster, "Ray's client server", "it is on the head of a Ray cluster, usually at 10001")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of comes as an error, too
+                self._ray.init(address=address, namespace="distpool", log_to_driver=False, logging_level="error")
+        except Exception as error:
+            words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+            raise ProvisionError(f"{whom} does not answer: {words}; {cure}", hopeless=True) from error
 
     def _node_type(self) -> NodeType:
         """A node is as large as the smallest machine of the cluster unless the address says otherwise."""

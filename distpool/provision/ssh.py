@@ -1,13 +1,15 @@
 """``ssh://``: nodes on machines that the user may log in to, started over the system's ``ssh``.
 
 Everything that the user has told ``ssh`` holds: configuration, agent, jump hosts, known hosts.  The cluster's key goes
-through the connection, as the first line of the command's standard input; the end of that input ends the node.
+through the connection, as the first line of the command's standard input; the end of that input ends the node.  With
+``tunnel`` the connection also carries what the node and the program's scheduler tell each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from distpool.provision.address import Engine, option, words
+from distpool.provision.address import Engine, option, switch, words
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
 from distpool.version import __version__
 from distpool.wire.security import Token
@@ -45,10 +47,21 @@ _CURES = {
     "No such file": "name the Python of that machine with the option python",
     "not found": "name the Python of that machine with the option python",
     "refused this node": f"install the same version there: python -m pip install distpool=={__version__}",
-    "no answer from the cluster": "it must reach the program's machine; see the options head_host and head_port",
+    "forwarding failed": "its sshd forwards no ports (AllowTcpForwarding), so there can be no tunnel",
+    "no answer from the cluster": "it must reach the program's machine: head_host says where; or tunnel=yes",
 }
 #: With these the next attempt fails in the same way.
-_LASTING = ("Permission denied", "Host key verif", "No module named", "No such file", "not found", "refused this")
+_LASTING = (
+    "Permission denied",
+    "Host key verif",
+    "No module named",
+    "No such file",
+    "not found",
+    "refused this",
+    "forwarding failed",
+)
+#: ``ssh`` says which port it got.
+_FORWARDED = re.compile(r"Allocated port (\d+) for remote forward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,7 @@ class SSH(Engine):
     )
     python: str = option("", str, "the Python to run there; default: the one at the same path as the program's")
     setup: str = option("", str, "a shell command that comes first, as in `. /opt/conda/bin/activate my-environment`")
+    tunnel: bool = option(False, switch, "`yes`: nodes, which cannot call the program's machine, do so through `ssh`")
     config: str = option("", str, "a configuration file for `ssh` in place of the usual ones")
 
     def __post_init__(self) -> None:
@@ -90,7 +104,9 @@ class SSH(Engine):
         return len(self.machines())
 
     def near(self) -> str:
-        """The first machine, as ``ssh`` knows it."""
+        """The first machine, as ``ssh`` knows it; with a tunnel nobody but ``ssh`` calls this one."""
+        if self.tunnel:
+            return ""
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             said = subprocess.run(
                 ["ssh", *self.options(), "-G", *_destination(self.machines()[0])],
@@ -118,6 +134,13 @@ class _Login:
     listener: threading.Thread | None = None
     joined: bool = False
     end_at: float | None = None
+
+    def tell(self, token: Token) -> None:
+        """Give the node the cluster's token."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or been released
+            self.process.stdin.write(f"{token.line()}\n")
+            self.process.stdin.flush()
 
 
 class SSHProvisioner:
@@ -151,7 +174,7 @@ class SSHProvisioner:
         if not self._free or len(self._logins) >= self._kind.most:
             raise ProvisionError(f"all of {self._kind.most} machines are in use")
         host = self._free.popleft()
-        command = ["ssh", *self._engine.options(), *_destination(host), "--", self._command(node)]
+        command = ["ssh", *self._engine.options(), *self._forwarding(), *_destination(host), "--", self._command(node)]
         try:
             # A session of its own: Ctrl-C is the program's.
             process = subprocess.Popen(
@@ -162,11 +185,9 @@ class SSHProvisioner:
             self._free.append(host)
             raise ProvisionError(f"ssh cannot be run: {error}") from error
         login = self._logins[node] = _Login(host, process)
-        with contextlib.suppress(BrokenPipeError):
-            assert process.stdin is not None
-            process.stdin.write(f"{self._token.line()}\n")
-            process.stdin.flush()
-        login.listener = threading.Thread(target=_listen, args=(node, login), daemon=True)
+        if not self._engine.tunnel:
+            login.tell(self._token)
+        login.listener = threading.Thread(target=_listen, args=(node, login, self._token), daemon=True)
         login.listener.start()
 
     def release(self, node: str) -> None:
@@ -214,8 +235,20 @@ class SSHProvisioner:
             line += [f"--num-{name}", f"{value:g}"] if value is not None else []
         line += ["--memory-bytes", str(engine.memory)] if engine.memory is not None else []
         command = f"exec {shlex.join(line)}"
+        if engine.tunnel:
+            # The other side of a tunnel is everybody's own loopback interface: others reach it where this ssh did.
+            command = f'set -- $SSH_CONNECTION; {command} --host "$3"'
         # Its login shell may be any; what goes through it then has no more in it than quotes.
-        return f"exec sh -c {shlex.quote(f'{engine.setup} && {command}')}" if engine.setup else command
+        words = f"{engine.setup} && {command}" if engine.setup else command
+        return f"exec sh -c {shlex.quote(words)}" if words != f"exec {shlex.join(line)}" else words
+
+    def _forwarding(self) -> Sequence[str]:
+        """That a port of the node's own leads to the scheduler: any, which ``ssh`` then tells us."""
+        if not self._engine.tunnel:
+            return ()
+        # A shared connection would keep the port for longer than the node lives.
+        settings = ("ExitOnForwardFailure=yes", "LogLevel=INFO", "ControlPath=none")
+        return ("-R", f"127.0.0.1:0:{self._token.address}", *(word for one in settings for word in ("-o", one)))
 
     def _machine(self, login: _Login) -> Machine | None:
         """How far it has come; None when it has ended in order."""
@@ -250,9 +283,13 @@ class SSHProvisioner:
             self._free.append(login.host)
 
 
-def _listen(node: str, login: _Login) -> None:
+def _listen(node: str, login: _Login, token: Token) -> None:
     assert login.process.stdout is not None
     for line in login.process.stdout:
+        forwarded = _FORWARDED.match(line)
+        if forwarded is not None:
+            login.tell(Token(f"127.0.0.1:{forwarded[1]}", token.secret))
+            continue
         login.lines.append(line.strip())
         login.joined = login.joined or line.startswith(f"Node {node} joined")
 

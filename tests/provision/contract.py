@@ -1,19 +1,25 @@
-"""What every provisioner must do: inherit from ``ProvisionerContract`` and provide the three fixtures.
+"""What every provisioner must do: inherit from ``ProvisionerContract`` and provide the four fixtures.
 
-``provisioner`` is one with a type of which exactly two can be started; ``link`` is connected to the cluster that its
-machines join; ``harness`` makes the engine fail.
+``provisioner`` is one with a type of one CPU of which exactly two can be started; ``address`` is that of the cluster
+that its machines join, which has one node with one CPU; ``link`` is connected to that; ``harness`` makes the engine
+fail.
 """
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from distpool.provision.autoscaler import Autoscaler
 from distpool.provision.interface import Machine, Phase, Provisioner, ProvisionError
 from distpool.provision.link import OperatorLink
+from tests.provision.programs import BUSY, PYTHON
 
 
 def eventually(what: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -88,14 +94,6 @@ class ProvisionerContract:
         provisioner.start("two", kind.name)
         eventually(lambda: len(self.nodes(link)) == before + 2)
         assert set(provisioner.list()) == {"one", "two"}
-
-    def test_one_that_was_drained_is_gone_from_the_list(self, provisioner: Provisioner, link: OperatorLink) -> None:
-        provisioner.start("one", provisioner.node_types()[0].name)
-        eventually(lambda: "one" in self.nodes(link))
-        assert link.drain("one").problem == ""
-        eventually(lambda: "one" not in self.nodes(link))
-        provisioner.release("one")
-        assert provisioner.list() == {}
 
     def test_one_that_has_not_come_yet_can_be_released(self, provisioner: Provisioner, link: OperatorLink) -> None:
         provisioner.start("one", provisioner.node_types()[0].name)
@@ -185,3 +183,54 @@ class ProvisionerContract:
         provisioner.release("one")
         eventually(lambda: "one" not in self.nodes(link))
         self.start(provisioner, "two", link)
+
+    # -- with a program's work ----------------------------------------------------------------------------------
+
+    # The head keeps what it forked its worker from; a module's end holds it to account.
+    @pytest.mark.leaks("processes")
+    def test_as_many_as_there_is_work_for(
+        self,
+        harness: Harness,
+        provisioner: Provisioner,
+        address: str,
+        link: OperatorLink,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """They come for work, one that is lost is replaced, the work is done all the same, and they go."""
+        # Idle machines stay for twice the time that one takes to start, which is said to be short here.
+        kinds = [replace(kind, start_s=0.5) for kind in provisioner.node_types()]
+        monkeypatch.setattr(provisioner, "node_types", lambda: kinds)
+        said: list[str] = []
+        scaler = Autoscaler(address, provisioner, most=2, patience_s=0.2, idle_s=1.0, say=said.append)
+
+        def look_until(what: Callable[[], bool]) -> None:
+            def so() -> bool:
+                scaler.look()
+                return what()
+
+            eventually(so, 90)
+
+        [head] = self.nodes(link)
+        busy = tmp_path / "busy"
+        busy.touch()
+        (tmp_path / "program.py").write_text(BUSY)
+        with subprocess.Popen(
+            [PYTHON, str(tmp_path / "program.py"), address, str(busy)], stdout=subprocess.PIPE, text=True
+        ) as program:
+            try:
+                look_until(lambda: len(self.nodes(link) - {head}) == 2)
+                first = self.nodes(link)
+                harness.kill_node()
+                look_until(lambda: self.nodes(link) != first and len(self.nodes(link)) == 3)
+                busy.unlink()
+                while program.poll() is None:
+                    look_until(lambda: True)
+                assert program.stdout is not None
+                assert (program.returncode, program.stdout.read()) == (0, "all 3 done\n")
+                look_until(lambda: self.nodes(link) == {head} and not provisioner.list())
+            finally:
+                program.kill()
+                scaler.close()
+        assert sum("is started" in line for line in said) >= 3, said
+        assert sum("is drained" in line for line in said) >= 1, said

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
+#: What runs them, also where a test puts another Python in its place for the nodes.
+PYTHON = sys.executable
+
 #: argv[1]: address.  Prints on how many nodes its calls ran.
 SPREAD = """
 import os, sys, time
@@ -33,4 +38,18 @@ if __name__ == "__main__":
             time.sleep(0.01)
         print("running", flush=True)
         future.result()
+"""
+
+#: argv[1]: address, argv[2]: a file.  Keeps three workers busy for as long as the file is there.
+BUSY = """
+import os, sys, time
+import distpool
+
+def wait(path):
+    while os.path.exists(path):
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    with distpool.DistExecutor(3, address=sys.argv[1]) as executor:
+        print("all", len(list(executor.map(wait, [sys.argv[2]] * 3))), "done")
 """

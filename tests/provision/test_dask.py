@@ -19,6 +19,7 @@ from distpool.provision.link import OperatorLink
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
 from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.sshd import free_port
 from tests.support.head import running_head
 
 pytest.importorskip("distributed", reason="Dask is not installed (see docs/how-to/develop.md)")
@@ -135,13 +136,15 @@ def test_nodes_end_with_a_program_that_is_killed(cluster: DaskCluster, tmp_path:
 NOBODY = """
 import distpool.provision.dask as engine
 from distpool.wire.security import Token
-engine._CONNECT_S = 0.5
 try:
-    engine.DaskProvisioner(engine.Dask(scheduler="127.0.0.1:9"), Token("127.0.0.1:1", bytes(32)))
+    engine.DaskProvisioner(engine.Dask(scheduler="127.0.0.1:{port}"), Token("127.0.0.1:1", bytes(32)))
 except engine.ProvisionError as error:
     print(error)
+    assert error.hopeless
 """
 
 
 def test_a_scheduler_that_is_not_there(run_script: Callable[..., str]) -> None:
-    assert "Dask's scheduler 127.0.0.1:9 does not answer" in run_script(NOBODY)
+    port = free_port()
+    said = run_script(NOBODY.format(port=port))
+    assert f"Dask's scheduler does not answer at 127.0.0.1:{port}: connection refused" in said

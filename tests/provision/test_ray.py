@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from distpool.provision.ray import Ray, RayProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
 from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.sshd import free_port
 from tests.support.head import running_head
 
 # It listens to the machine's network, and reads this when it is imported.
@@ -37,8 +39,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A Ray with two CPUs, which programs of this module find as ``auto``."""
+def cluster() -> Iterator[str]:
+    """A Ray with two CPUs, which programs of this module find as ``auto``; where its client server listens."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         # A new cluster of Ray's ends what was started before in this folder, and nothing else.
         patch.setenv("RAY_TMPDIR", folder)
@@ -46,19 +48,21 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         words = [sys.executable, "-m", "ray.scripts.scripts"]
         options = ["--num-cpus=2", "--object-store-memory=80000000", "--include-dashboard=false", "--port=0"]
+        client = f"127.0.0.1:{free_port()}"
+        options.append(f"--ray-client-server-port={client.partition(':')[2]}")
         start = [*words, "start", "--head", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
         with open(Path(folder) / "log", "wb") as log:
             process = subprocess.Popen([*start, "--block"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             try:
                 eventually(lambda: b"--block" in (Path(folder) / "log").read_bytes(), 120)
-                yield
+                yield client
             finally:
                 process.terminate()
                 process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def address(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_head(tmp_path_factory.mktemp("state")) as address:
         yield address
 
@@ -106,15 +110,40 @@ class TestRay(ProvisionerContract):
         folders.sweep()
 
 
-def test_a_program_and_its_nodes(cluster: None, tmp_path: Path) -> None:
+def test_a_program_and_its_nodes_through_rays_client_server(cluster: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(SPREAD)
-    words = [sys.executable, str(path), "ray://?nodes=2&cpus=1"]
+    words = [sys.executable, str(path), f"ray://{cluster}?nodes=2&cpus=1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
 
 
-def test_nodes_end_with_a_program_that_is_killed(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ("127.0.0.1:{port}", "Ray's client server does not answer at 127.0.0.1:{port}: connection refused"),
+        ("localhost", "'localhost' is not of the form host:port"),
+    ],
+)
+def test_a_ray_that_is_not_there(run_script: Callable[..., str], cluster: str, words: str) -> None:
+    port = free_port()
+    assert re.search(
+        words.format(port=port), run_script(NOBODY.format(cluster=cluster.format(port=port)), timeout_s=60)
+    )
+
+
+NOBODY = """
+import distpool.provision.ray as engine
+from distpool.wire.security import Token
+try:
+    engine.RayProvisioner(engine.Ray(cluster="{cluster}"), Token("127.0.0.1:1", bytes(32)))
+except engine.ProvisionError as error:
+    print(error)
+    assert error.hopeless
+"""
+
+
+def test_nodes_end_with_a_program_that_is_killed(cluster: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(ENDLESS)
     words = [sys.executable, str(path), "ray://?cpus=1"]

@@ -21,12 +21,10 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.provision.slurm_steps import StepProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.programs import ENDLESS, PYTHON, SPREAD
 from tests.support import slurm
+from tests.support.head import running_head
 from tests.support.slurm import SlurmCluster
-
-#: Of the programs here; that of the nodes differs in some tests.
-PYTHON = sys.executable
 
 pytestmark = [
     pytest.mark.watchdog(180),
@@ -49,17 +47,8 @@ def cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def address(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster that has no node but its head."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(cluster.configuration))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("DISTPOOL_SPARE_WORKERS", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        words = [PYTHON, "-m", "distpool", "start", "--head", "--host", "127.0.0.1", "--port", "0", "--num-cpus", "1"]
-        said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
-        found = re.search(r"listens at (\S+);", said)
-        assert found is not None, said
-        yield found[1]
-        subprocess.run([PYTHON, "-m", "distpool", "stop"], timeout=60, check=True, capture_output=True)
+    with running_head(tmp_path_factory.mktemp("state"), SLURM_CONF=str(cluster.configuration)) as address:
+        yield address
 
 
 @pytest.fixture
@@ -258,7 +247,7 @@ def test_a_program_and_its_jobs(cluster: SlurmCluster, address: str, tmp_path: P
 
 
 def test_jobs_end_with_a_program_that_is_killed(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
-    words = [PYTHON, program(tmp_path, ENDLESS), "slurm://?nodes=4&cpus=2&ask=0.2"]  # there are three machines
+    words = [PYTHON, program(tmp_path, ENDLESS), "slurm://?nodes=4&cpus=2&ask=0.2&wait=0"]  # there are three machines
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
