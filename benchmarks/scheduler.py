@@ -22,6 +22,7 @@ import zmq
 
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import AgentSaid, DriverSaid, ToAgent, ToDriver
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler, codec, driver_to_scheduler, scheduler_to_agent, scheduler_to_driver
 from distpool.wire.resources import Shape
 
@@ -37,11 +38,13 @@ _CAPACITY = Shape(float(_CPUS), float(_CPUS), 1 << 40, (("license", float(_CPUS)
 
 
 def hello(node: str) -> agent_to_scheduler.AgentHello:
-    return agent_to_scheduler.AgentHello(codec.PROTOCOL, codec.PYTHON, "0", node, node, _CAPACITY, elastic_cpus=False)
+    return agent_to_scheduler.AgentHello(
+        codec.PROTOCOL, codec.PYTHON, __version__, node, node, _CAPACITY, elastic_cpus=False
+    )
 
 
 def driver_hello(pid: int = 1) -> driver_to_scheduler.DriverHello:
-    return driver_to_scheduler.DriverHello(codec.PROTOCOL, codec.PYTHON, "0", "elsewhere", pid)
+    return driver_to_scheduler.DriverHello(codec.PROTOCOL, codec.PYTHON, __version__, "elsewhere", pid)
 
 
 # -- the core -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ _DYING_S = 0.5
 #: After so many seconds without the scheduler a line says so; after so many nothing waits for it any more.
 _SCHEDULER_NOTICE_S = 10.0
 SCHEDULER_LOST_S = 600.0
+#: Why a worker is given up that never could be called, and what to do about it.
+_UNREACHABLE = (
+    "it cannot be reached from here: {}; this machine must be able to call the ports of the nodes: open them "
+    "(distpool start --worker-ports), or run the program on one of the nodes"
+)
 _monotonic = time.monotonic
 
 
@@ -67,7 +72,7 @@ class Links:
                 else:
                     since = self._unreachable_since.setdefault(event.peer, _monotonic())
                     if _monotonic() - since > _UNREACHABLE_S:
-                        self.give_up_worker(event.peer, f"it cannot be reached from here: {event.reason}", settled)
+                        self.give_up_worker(event.peer, _UNREACHABLE.format(event.reason), settled)
         if settled:
             session.settle(settled)
 

@@ -40,9 +40,8 @@ def describe(exit: WorkerExit) -> str:
     if exit.peak_rss_bytes:
         parts.append(f"peak memory {exit.peak_rss_bytes / 2**20:.0f} MiB")
     text = "; ".join(parts)
-    text = "; ".join(parts)
     advice = _ADVICE_ON_MEMORY[exit.shortage] if exit.shortage else _ADVICE.get(min(0, exit.exit_code))
-    if advice and not exit.lost:
+    if advice and not (exit.lost or exit.presumed):
         text += f"\nWhat to do: {advice}"
     report, words = split_report(exit.stderr_tail)
     if report:

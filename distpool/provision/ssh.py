@@ -25,6 +25,7 @@ from typing import ClassVar
 from distpool.provision.address import Engine, option, switch, words
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
 from distpool.version import __version__
+from distpool.wire.codec import PYTHON
 from distpool.wire.security import Token
 
 #: How long a node may take to end when it is told to.
@@ -46,7 +47,7 @@ _CURES = {
     "No module named": f"install distpool there, the same version: python -m pip install distpool=={__version__}",
     "No such file": "name the Python of that machine with the option python",
     "not found": "name the Python of that machine with the option python",
-    "refused this node": f"install the same version there: python -m pip install distpool=={__version__}",
+    "refused this node": f"it needs Python {PYTHON}, which the option python may name, and distpool=={__version__}",
     "forwarding failed": "its sshd forwards no ports (AllowTcpForwarding), so there can be no tunnel",
     "no answer from the cluster": "it must reach the program's machine: head_host says where; or tunnel=yes",
 }

@@ -10,6 +10,7 @@ from distpool.scheduler.events import DriverSaid
 from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Driver, LeaseState
 from distpool.scheduler.status import cluster_status
+from distpool.version import __version__
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import scheduler_to_driver as to_driver
@@ -48,9 +49,10 @@ class DriverSide:
             self._on_driver[type(message)](driver, message)
 
     def _on_driver_hello(self, name: str, hello: from_driver.DriverHello, watched: bool) -> None:
-        if hello.protocol != codec.PROTOCOL:
-            reason = f"this program's distpool {hello.distpool} speaks protocol {hello.protocol}, the cluster's speaks"
-            self._desk.tell_anyone(name, to_driver.Refused(f"{reason} {codec.PROTOCOL}"))
+        if (hello.protocol, hello.distpool) != (codec.PROTOCOL, __version__):
+            theirs = f"this program has distpool {hello.distpool} (protocol {hello.protocol})"
+            ours = f"the cluster distpool {__version__} (protocol {codec.PROTOCOL})"
+            self._desk.tell_anyone(name, to_driver.Refused(f"{theirs}, {ours}"))
             return
         if hello.python != self._desk.python:
             reason = f"this program runs Python {hello.python}, the cluster's workers run {self._desk.python}"

@@ -10,6 +10,7 @@ from distpool.scheduler.desk import Desk
 from distpool.scheduler.events import AgentSaid, ToAgent
 from distpool.scheduler.sites import SiteSide
 from distpool.scheduler.state import Lease, LeaseState
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import scheduler_to_agent as to_agent
@@ -44,9 +45,9 @@ class NodeSide:
         self._on_agent[type(message)](node, message)
 
     def _on_agent_hello(self, name: str, hello: from_agent.AgentHello) -> None:
-        if hello.protocol != codec.PROTOCOL or hello.python != self._desk.python:
+        if (hello.protocol, hello.python, hello.distpool) != (codec.PROTOCOL, self._desk.python, __version__):
             theirs = f"Python {hello.python}, distpool {hello.distpool} (protocol {hello.protocol})"
-            ours = f"Python {self._desk.python}, protocol {codec.PROTOCOL}"
+            ours = f"Python {self._desk.python}, distpool {__version__} (protocol {codec.PROTOCOL})"
             self._desk.effects.append(
                 ToAgent(name, to_agent.AgentRefused(f"the node runs {theirs}, the cluster {ours}"))
             )

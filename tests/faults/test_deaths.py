@@ -191,6 +191,7 @@ def test_a_crash_report_whose_beginning_is_lost() -> None:
 
 def test_ends_that_nobody_saw_come_without_advice() -> None:
     assert "What to do" not in post_mortem.describe(WorkerExit(1, -9, "its node ended", lost=True))
+    assert "What to do" not in post_mortem.describe(WorkerExit(1, -9, "the worker was given up", presumed=True))
     assert post_mortem.describe(WorkerExit(1, -64)).startswith("process 1: the worker was killed by ")
 
 

@@ -24,7 +24,19 @@ WORKER_PORTS = "47100-47115"
 #: Python and these tests.
 _SHARED = (Path(sys.prefix), ROOT)
 _NAMESPACES = ("--net", "--mount", "--uts", "--pid")
+#: The minor version of Python here.
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _TOOLS = ("ip", "tc", "unshare", "nsenter", "mount")
+
+
+def other_python() -> tuple[str, str]:
+    """A Python of another minor version that can run distpool, beside the one that runs this; and its version."""
+    question = "import sys, zmq, msgspec; print('%d.%d' % sys.version_info[:2])"
+    for candidate in sorted(Path(sys.prefix).parent.glob("*/bin/python")):
+        asked = subprocess.run([candidate, "-c", question], capture_output=True, text=True)
+        if asked.returncode == 0 and asked.stdout.strip() != HERE:
+            return str(candidate), asked.stdout.strip()
+    return "", ""
 
 
 def missing() -> str:

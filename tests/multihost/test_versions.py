@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.multihost.hosts import ROOT, Host, Lan, missing, nodes
+from tests.multihost.hosts import HERE, ROOT, Host, Lan, missing, nodes, other_python
 
 if missing():
     pytest.skip(f"no hosts of their own: {missing()}", allow_module_level=True)
 
 pytestmark = [pytest.mark.watchdog(120), pytest.mark.leaks("processes", "descriptors")]
 
-HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _LIBRARY = "__version__ = {!r}\n\nclass Value:\n    pass\n"
-
-
-def _other_python() -> tuple[str, str]:
-    """A Python of another minor version that can run distpool, beside the one that runs this; and its version."""
-    question = "import sys, zmq, msgspec; print('%d.%d' % sys.version_info[:2])"
-    for candidate in sorted(Path(sys.prefix).parent.glob("*/bin/python")):
-        asked = subprocess.run([candidate, "-c", question], capture_output=True, text=True)
-        if asked.returncode == 0 and asked.stdout.strip() != HERE:
-            return str(candidate), asked.stdout.strip()
-    return "", ""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +56,7 @@ if __name__ == "__main__":
 
 
 def test_another_python_is_refused_as_node_and_as_program(hosts: tuple[Host, Host]) -> None:
-    python, version = _other_python()
+    python, version = other_python()
     if not python:
         pytest.skip(f"no Python but {HERE} beside this one that has what distpool needs")
     program = hosts[1]

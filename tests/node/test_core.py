@@ -24,6 +24,7 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.reasons import describe_exit
+from distpool.version import __version__
 from distpool.wire import codec
 from distpool.wire.agent_to_scheduler import (
     AgentHeartbeat,
@@ -39,7 +40,7 @@ from distpool.wire.scheduler_to_agent import AgentRefused, HelloWanted, StartWor
 from distpool.wire.worker_to_agent import ModulesImported, WorkerBlocked, WorkerStarted, WorkerUnblocked
 
 ONE = Shape()
-HELLO = AgentHello(codec.PROTOCOL, codec.PYTHON, "0", "n", "host", Shape(4.0), elastic_cpus=True)
+HELLO = AgentHello(codec.PROTOCOL, codec.PYTHON, __version__, "n", "host", Shape(4.0), elastic_cpus=True)
 
 
 class Agent:

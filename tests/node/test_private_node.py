@@ -20,6 +20,7 @@ from distpool.errors import ConnectError
 from distpool.node.launch import PrivateNode, start_private_node
 from distpool.node.machine import process_space
 from distpool.node.spawn import spawn
+from distpool.version import __version__
 from distpool.wire import codec, driver_to_scheduler, scheduler_to_driver
 from distpool.wire.channel import Channel
 from distpool.wire.resources import Shape
@@ -39,7 +40,7 @@ class Driver:
         host = os.uname().nodename
         self.tell(
             driver_to_scheduler.DriverHello(
-                codec.PROTOCOL, codec.PYTHON, "0", host, os.getpid(), machine=process_space()
+                codec.PROTOCOL, codec.PYTHON, __version__, host, os.getpid(), machine=process_space()
             )
         )
         self.tell(driver_to_scheduler.OpenPool("p", slots))

@@ -15,7 +15,9 @@ from distpool.node.statefolder import find_token
 from distpool.provision.link import OperatorLink
 from distpool.provision.registry import parse
 from distpool.provision.ssh import SSH, SSHProvisioner
+from distpool.version import __version__
 from tests.multihost import hosts
+from tests.multihost.hosts import HERE, other_python
 from tests.provision import sshd
 from tests.provision.contract import Harness, ProvisionerContract, eventually
 from tests.provision.gate import Gate
@@ -153,7 +155,7 @@ def lan(tmp_path: Path) -> Iterator[tuple[hosts.Lan, str]]:
     """Three hosts; on the last two there is an ``sshd``; and where the program finds what ``ssh`` needs."""
     if hosts.missing():
         pytest.skip(f"no hosts of their own: {hosts.missing()}")
-    lan = hosts.Lan(["desk", "beta", "gamma"])
+    lan = hosts.Lan(["desk", "beta", "gamma"], [Path(sys.prefix).parent])
     servers = []
     try:
         for host in lan.hosts[1:]:
@@ -191,3 +193,56 @@ def test_a_program_on_two_machines(lan: tuple[hosts.Lan, str]) -> None:
     for host in network.hosts:
         assert "distpool" not in host.run("ps", "-e", "-o", "args=").replace("sshd", "")
         assert host.run("find", "/dev/shm", "-mindepth", "1") == ""
+
+
+FROM_OUTSIDE = """
+import os, sys
+import numpy
+import distpool
+
+def total(array):
+    with distpool.DistExecutor(1) as executor:  # a program of the node's, which needs the scheduler, too
+        return float(executor.submit(numpy.sum, array).result())
+
+def listening():
+    lines = [line.split() for path in ("/proc/net/tcp", "/proc/net/tcp6") for line in open(path)]
+    return [line[1] for line in lines if line[3] == "0A" and not line[1].startswith("0100007F:")]
+
+if __name__ == "__main__":
+    with distpool.DistExecutor(address=sys.argv[1]) as executor:
+        ones = [executor.submit(numpy.ones, 500_000) for _ in range(2)]
+        print(executor._max_workers, list(executor.map(total, ones)), listening())
+"""
+
+
+@pytest.mark.leaks("processes", "descriptors")
+def test_machines_that_cannot_call_the_programs(lan: tuple[hosts.Lan, str]) -> None:
+    network, address = lan
+    desk = network.hosts[0]
+    desk.write("/tmp/project/program.py", FROM_OUTSIDE)
+    output = desk.run(sys.executable, "/tmp/project/program.py", f"{address}&tunnel=yes", stderr=subprocess.PIPE)
+    assert output == "2 [500000.0, 500000.0] []\n"  # nothing listens there that another machine could call
+
+
+@pytest.mark.leaks("processes", "descriptors")
+def test_versions_that_differ_are_named_on_both_sides(lan: tuple[hosts.Lan, str]) -> None:
+    network, address = lan
+    desk, beta, gamma = network.hosts
+    desk.write("/tmp/project/program.py", SPREAD)
+    run = (sys.executable, "/tmp/project/program.py")
+    # Of another release
+    for host in (beta, gamma):
+        host.run("cp", "-r", str(hosts.ROOT / "distpool"), "/tmp/distpool")
+        host.write("/tmp/distpool/version.py", '__version__ = "0.0.9"\n')
+    said = desk.run(*run, f"{address}&setup=export PYTHONPATH=/tmp", status=1)
+    assert said.count("ConnectError: no nodes from ssh://beta,gamma") == 1
+    there, here = f"the node runs Python {HERE}, distpool 0.0.9", f"the cluster Python {HERE}, distpool {__version__}"
+    assert there in said
+    assert here in said
+    assert f"(it needs Python {HERE}, which the option python may name, and distpool=={__version__})" in said
+    python, version = other_python()
+    if not python:
+        pytest.skip(f"no Python but {HERE} beside this one that has what distpool needs")
+    said = desk.run(*run, f"{address}&python={python}", status=1)
+    assert f"the node runs Python {version}, distpool {__version__}" in said
+    assert here in said

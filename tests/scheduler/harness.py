@@ -7,6 +7,7 @@ from typing import Any
 
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import AgentSaid, DriverLost, DriverSaid, NodeLost, TimePassed, ToAgent, ToDriver
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -34,7 +35,7 @@ class Scheduler:
     def node(self, name: str = "n", cpus: float = 4, *, elastic: bool = False, **more: Any) -> list[Any]:
         leases = more.pop("leases", ())
         hello = from_agent.AgentHello(
-            codec.PROTOCOL, codec.PYTHON, "0", name, name, Shape(cpus, **more), elastic, leases
+            codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(cpus, **more), elastic, leases
         )
         return self.handle(AgentSaid(name, hello))
 
@@ -42,7 +43,7 @@ class Scheduler:
         self, name: str = "d", *, parent: str = "", watched: bool = True, leases: Sequence[str] = ()
     ) -> list[Any]:
         held = tuple(from_driver.HeldLease(lease, "p", ONE) for lease in leases)
-        hello = from_driver.DriverHello(codec.PROTOCOL, codec.PYTHON, "0", "host", 1, parent, held)
+        hello = from_driver.DriverHello(codec.PROTOCOL, codec.PYTHON, __version__, "host", 1, parent, held)
         return self.handle(DriverSaid(name, hello, watched))
 
     def say(self, message: Any, driver: str = "d") -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distpool.scheduler.events import DriverSaid, ToAgent, ToDriver
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -406,10 +407,10 @@ def test_other_versions_are_refused() -> None:
     scheduler = Scheduler()
     old = from_driver.DriverHello(codec.PROTOCOL + 1, codec.PYTHON, "9", "h", 1)
     assert "protocol" in told(scheduler.handle(DriverSaid("d", old)), to_driver.Refused)[0].reason
-    other = from_driver.DriverHello(codec.PROTOCOL, "2.7", "9", "h", 1)
+    other = from_driver.DriverHello(codec.PROTOCOL, "2.7", __version__, "h", 1)
     assert "Python 2.7" in told(scheduler.handle(DriverSaid("d", other)), to_driver.Refused)[0].reason
     [effect] = scheduler.agent_says(
-        from_agent.AgentHello(codec.PROTOCOL, "2.7", "9", "n", "h", Shape(), elastic_cpus=False)
+        from_agent.AgentHello(codec.PROTOCOL, "2.7", __version__, "n", "h", Shape(), elastic_cpus=False)
     )
     assert isinstance(effect.message, to_agent.AgentRefused)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distpool.scheduler.events import OperatorSaid, ToAgent, ToOperator
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -107,7 +108,15 @@ def test_a_restarted_scheduler_learns_of_a_drain_from_the_node() -> None:
     scheduler = Scheduler("new")
     leases = (live("old-1"),)
     hello = from_agent.AgentHello(
-        codec.PROTOCOL, codec.PYTHON, "0", "a", "a", Shape(2.0), elastic_cpus=False, leases=leases, draining=True
+        codec.PROTOCOL,
+        codec.PYTHON,
+        __version__,
+        "a",
+        "a",
+        Shape(2.0),
+        elastic_cpus=False,
+        leases=leases,
+        draining=True,
     )
     scheduler.agent_says(hello, "a")
     effects = scheduler.driver(leases=["old-1"])

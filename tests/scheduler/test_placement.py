@@ -9,6 +9,7 @@ import pytest
 from distpool.scheduler.capacity import how_many
 from distpool.scheduler.events import ToAgent
 from distpool.scheduler.placement import Placement
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -74,7 +75,7 @@ def test_thirds_fill_a_gpu(scheduler: Scheduler) -> None:
 def test_gpus_go_by_the_names_of_the_node(scheduler: Scheduler) -> None:
     scheduler.agent_says(
         from_agent.AgentHello(
-            codec.PROTOCOL, codec.PYTHON, "0", "n", "n", Shape(4.0, 2.0), False, gpus=("GPU-a", "MIG-b")
+            codec.PROTOCOL, codec.PYTHON, __version__, "n", "n", Shape(4.0, 2.0), False, gpus=("GPU-a", "MIG-b")
         )
     )
     [start] = starts(scheduler.want(1, shape=Shape(1.0, 2.0)))

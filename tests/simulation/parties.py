@@ -12,6 +12,7 @@ from distpool.node.state import WorkerState
 from distpool.scheduler import events as scheduler_events
 from distpool.scheduler.core import SchedulerCore
 from distpool.store import core as store_core
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.resources import Shape
 from tests.simulation.network import Clock, Network, Timer
@@ -68,7 +69,7 @@ class SimulatedNode:
         self.name = name
         self.alive = True
         hello = agent_to_scheduler.AgentHello(
-            codec.PROTOCOL, codec.PYTHON, "0", name, name, Shape(float(cpus)), elastic_cpus=False
+            codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(float(cpus)), elastic_cpus=False
         )
         self.core = AgentCore(hello, spares=1, heartbeat_s=1.0, incarnation=str(incarnation))
         self._timer = Timer(clock, self.core.next_deadline, lambda: self.handle(node_events.TimePassed()))

@@ -21,6 +21,7 @@ from distpool.node import events as node_events
 from distpool.node.core import AgentCore
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import AgentSaid, DriverSaid, OperatorSaid, TimePassed, ToAgent, ToDriver
+from distpool.version import __version__
 from distpool.wire import (
     agent_to_scheduler,
     codec,
@@ -78,7 +79,7 @@ class AgentNode:
         self.name = name
         self.alive = True
         hello = agent_to_scheduler.AgentHello(
-            codec.PROTOCOL, codec.PYTHON, "0", name, name, Shape(float(cpus)), elastic_cpus=False
+            codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(float(cpus)), elastic_cpus=False
         )
         self.core = AgentCore(hello, heartbeat_s=_HEARTBEAT_S)
         self._timer = Timer(clock, self.core.next_deadline, lambda: self.handle(node_events.TimePassed()))
@@ -137,7 +138,7 @@ class BusyDriver:
         self._excess = 0
         self._demand = 0
         cluster.network.up(name, lambda _, message: self._receive(message))
-        hello = driver_to_scheduler.DriverHello(codec.PROTOCOL, codec.PYTHON, "0", "far", 1)
+        hello = driver_to_scheduler.DriverHello(codec.PROTOCOL, codec.PYTHON, __version__, "far", 1)
         self._say(hello)
         self._say(driver_to_scheduler.OpenPool(self.pool, float(slots)))
         self._ask()
