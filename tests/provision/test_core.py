@@ -13,6 +13,7 @@ from distpool.provision.core import AutoscalerCore, Drain, Looked, Refused, Rele
 from distpool.provision.interface import Machine, NodeType, Phase
 from distpool.scheduler.core import SchedulerCore
 from distpool.scheduler.events import AgentSaid, DriverSaid, OperatorSaid, ToAgent, ToOperator
+from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -43,7 +44,7 @@ class World:
         self.refused: set[str] = set()
         #: types that never come up
         self.broken: set[str] = set()
-        self.tell(DriverSaid("d", from_driver.DriverHello(codec.PROTOCOL, codec.PYTHON, "0", "h", 1), True))
+        self.tell(DriverSaid("d", from_driver.DriverHello(codec.PROTOCOL, codec.PYTHON, __version__, "h", 1), True))
         self.tell(DriverSaid("d", from_driver.OpenPool("p", 1000.0)))
 
     def tell(self, event: Any) -> list[Any]:
@@ -80,7 +81,7 @@ class World:
                 self.machines[node] = (name, -1.0)
                 self.joined.add(node)
                 hello = from_agent.AgentHello(
-                    codec.PROTOCOL, codec.PYTHON, "0", node, node, self.types[name].capacity, elastic_cpus=False
+                    codec.PROTOCOL, codec.PYTHON, __version__, node, node, self.types[name].capacity, elastic_cpus=False
                 )
                 self.tell(AgentSaid(node, hello))
         asked = from_operator.LoadWanted(codec.PROTOCOL, self.core.offers())
