@@ -38,10 +38,13 @@ def _start() -> None:
     except BaseException as error:
         import traceback
 
-        # To whoever started us and waits for word at the other end.
+        # To whoever started us and waits for word at the other end; nobody does for a zygote's.
         known = type(error).__name__ == "ConnectError"
         words = str(error) if known else _LIMITS.get(getattr(error, "errno", None) or 0) or traceback.format_exc()
-        os.write(3, words.encode())
+        try:
+            os.write(2 if sys.argv[1] == "zygote" else 3, words.encode())
+        except OSError:  # a zygote that was forked has closed it
+            os.write(2, words.encode())
         os._exit(1)
 
 

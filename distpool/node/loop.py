@@ -51,9 +51,10 @@ class Loop:
         self._catch_up()
         if not self.running and not final:
             return
-        for fd, _ in self._poll.poll(self._timeout_ms(most_s)):
-            callback = self._callbacks.get(fd)
-            if callback is not None:
+        ready = [(fd, self._callbacks.get(fd)) for fd, _ in self._poll.poll(self._timeout_ms(most_s))]
+        for fd, callback in ready:
+            # Unless one before it has closed it: then its number may be another one's.
+            if callback is not None and self._callbacks.get(fd) is callback:
                 callback()
         self._catch_up()
 

@@ -1,13 +1,14 @@
 """How much memory there is, and who uses it: the eyes of ``memory_core``.
 
-One look reads one file per kind of memory and one per worker, some 20 µs each; only when memory is getting short the
-processes of the machine are gone through.
+One look reads one file per kind of memory and a few per worker, some 20 µs each, and more only of workers that have
+started processes; only when memory is getting short the processes of the machine are gone through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from distpool.node.memory_core import Kind, MemoryPolicy, Sample, in_words
 
 _ROOT = Path("/")
 _CONSUMERS = 5
+#: Finding out which pages of a process are another's too takes some 30 ms per GB: for less it does not matter, and is
+#: not done more often.
+_LOOK_CLOSER_BYTES, _LOOK_CLOSER_S = 16 << 20, 1.0
 try:
     _PAGE = os.sysconf("SC_PAGE_SIZE")
 except (OSError, ValueError):
@@ -33,6 +37,8 @@ class Sampler:
         self._root = root
         self._groups = _limited_groups(root)
         self._kills = self._kernel_kills()
+        #: process -> when it was looked at more closely, and what of its memory is counted elsewhere
+        self._shared: dict[int, tuple[float, int]] = {}
 
     def look(self, workers: Mapping[str, int], consumers: bool) -> Sample:
         """Now.
@@ -40,7 +46,7 @@ class Sampler:
         :param workers: process ids by name.
         :param consumers: whether to name the largest processes.
         """
-        sizes = {name: private_bytes(pid, self._root) for name, pid in workers.items()}
+        sizes = {name: self._tree_bytes(pid) for name, pid in workers.items()}
         kinds = [*self._machine(), *(kind for group in self._groups for kind in group.look())]
         if self._policy.limit_bytes:
             left = self._policy.limit_bytes - sum(sizes.values())
@@ -53,6 +59,27 @@ class Sampler:
         """Whether the kernel's out-of-memory killer has been at work since this was last asked."""
         before, self._kills = self._kills, self._kernel_kills()
         return self._kills > before
+
+    def _tree_bytes(self, pid: int) -> int:
+        """Of a worker, with all processes that it started and those that they did."""
+        total = private_bytes(pid, self._root)
+        todo = _children(pid, self._root)
+        while todo:
+            child = todo.pop()
+            todo += _children(child, self._root)
+            own = private_bytes(child, self._root)
+            # After a fork its pages are its parent's as well, and counted there.
+            total += max(0, own - self._shared_bytes(child, own)) if own > _LOOK_CLOSER_BYTES else own
+        return total
+
+    def _shared_bytes(self, pid: int, own: int) -> int:
+        now = time.monotonic()
+        at, shared = self._shared.get(pid, (now - _LOOK_CLOSER_S, 0))
+        if now >= at + _LOOK_CLOSER_S:
+            shared = max(0, own - _written_bytes(pid, self._root))
+            self._shared = {pid: known for pid, known in self._shared.items() if now < known[0] + _LOOK_CLOSER_S}
+            self._shared[pid] = (now, shared)
+        return shared
 
     def _machine(self) -> list[Kind]:
         facts = _table(self._root / "proc/meminfo")
@@ -113,6 +140,25 @@ def private_bytes(pid: int, root: Path = _ROOT) -> int:
         return (int(resident) - int(shared)) * _PAGE
     except (OSError, ValueError):
         return 0
+
+
+def _children(pid: int, root: Path) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        threads = root / f"proc/{pid}/task"
+        for thread in os.listdir(threads):
+            with contextlib.suppress(OSError):
+                found += map(int, (threads / thread / "children").read_text().split())
+    return found
+
+
+def _written_bytes(pid: int, root: Path) -> int:
+    """What this process alone has; no limit where that cannot be told."""
+    try:
+        lines = (root / f"proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))
+    except (OSError, ValueError, StopIteration, IndexError):
+        return 1 << 62
 
 
 def _largest(workers: Mapping[int, str], root: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ Each process is killed by the kernel when its parent ends, however that comes ab
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import ctypes
 import gc
@@ -27,7 +28,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -63,7 +63,8 @@ def run(control: socket.socket, worker_module: str, import_path: list[str]) -> N
     try:
         module = importlib.import_module(worker_module)
     except BaseException:
-        end.send(Unfit(0, (), traceback.format_exc()))
+        with contextlib.suppress(ConnectionError):
+            end.send(Unfit(0, (), traceback.format_exc()))
         os._exit(1)
     _Zygote(end, 0, module).serve((), ())
 
@@ -86,12 +87,12 @@ class _Zygote:
         # What exists now is shared with all workers; a collection that touched it would copy it page by page.
         gc.freeze()
         gc.enable()
-        self._control.send(Ready(self._generation, os.getpid(), modules, unloadable))
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         timeout_ms: float | None = _QUIET_S * 1000
         try:
+            self._control.send(Ready(self._generation, os.getpid(), modules, unloadable))
             while True:
                 ready = poll.poll(timeout_ms)
                 if not ready:
@@ -102,7 +103,7 @@ class _Zygote:
                         self._reap()
                     else:
                         self._obey()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             os._exit(0)  # the node is gone; the kernel ends the workers
 
     def _load_rest(self) -> None:
@@ -274,7 +275,7 @@ def _load(names: tuple[str, ...], threads: int) -> tuple[tuple[str, ...], tuple[
     return tuple(loaded), tuple(unloadable), None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_threads() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _NO_THREADS}
     os.environ.update(_NO_THREADS)

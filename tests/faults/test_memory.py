@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -105,6 +109,27 @@ def test_a_tasks_own_limit(tmp_path: Path) -> None:
             assert executor.submit(fill, 250 * MB).result(60) == 250 * MB
 
 
+def fill_in_a_child(size: int, gate: str) -> int:
+    """As ``fill``, in a process that the task starts."""
+    program = "import os, sys; block = b'x' * int(sys.argv[1])\nwhile not os.path.exists(sys.argv[2]): os.sched_yield()"
+    return subprocess.run([sys.executable, "-S", "-c", program, str(size), gate], check=False).returncode
+
+
+def test_the_processes_of_a_task_count(tmp_path: Path) -> None:
+    with DistExecutor(2) as executor:
+        with distpool.options(memory_bytes=150 * MB):
+            future = executor.submit(fill_in_a_child, 250 * MB, f"{tmp_path}/never")
+        error = future.exception(60)
+        assert isinstance(error, OutOfMemoryError)
+        assert "of the 150 MiB that memory_bytes allows" in str(error)
+        with distpool.options(max_retries=0):
+            future = executor.submit(fill_in_a_child, 900 * MB, f"{tmp_path}/never")
+        error = future.exception(60)
+        assert isinstance(error, OutOfMemoryError)
+        assert "of the 500 MiB of the node's memory limit" in str(error)
+        assert executor.submit(double, 4).result(60) == 8
+
+
 KEPT: list[bytes] = []
 
 
@@ -160,3 +185,98 @@ def test_the_limit_of_address_space_is_left_alone() -> None:
         assert executor.submit(resource.getrlimit, resource.RLIMIT_AS).result(60) == resource.getrlimit(
             resource.RLIMIT_AS
         )
+
+
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """A control group of the kernel's, of 200 MiB and without swap; removed when it is empty."""
+    name = f"distpool-test-{uuid.uuid4().hex[:8]}"
+    base = Path("/sys/fs/cgroup")
+    legacy = (base / "memory/memory.limit_in_bytes").exists()
+    folder = (base / "memory" if legacy else base) / name
+    limits = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if legacy else ("memory.max", "memory.swap.max")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"may not make a control group: {error}")
+    try:
+        try:
+            (folder / limits[0]).write_text(str(200 * MB))
+            if (folder / limits[1]).exists():
+                (folder / limits[1]).write_text(str(200 * MB) if legacy else "0")
+        except OSError as error:
+            pytest.skip(f"control groups have no memory limits here: {error}")
+        yield folder
+    finally:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            os.kill(int(pid), 9)
+        while (folder / "cgroup.procs").read_text():
+            os.sched_yield()
+        folder.rmdir()
+
+
+def fill_in_group(folder: str, size: int) -> int:
+    """As ``fill``, with what the kernel allows to a control group."""
+    (Path(folder) / "cgroup.procs").write_text(str(os.getpid()))
+    return len(b"x" * size)
+
+
+def test_the_kernel_kills(control_group: Path) -> None:
+    """What the watch cannot see coming is found out afterwards: the kernel has counted whom it killed for memory."""
+    with DistExecutor(2) as executor:
+        with distpool.options(max_retries=1):
+            future = executor.submit(fill_in_group, str(control_group), 400 * MB)
+        others = [executor.submit(double, number) for number in range(50)]
+        error = future.exception(60)
+        assert isinstance(error, OutOfMemoryError)
+        for part in ("SIGKILL", "the kernel's out-of-memory killer was at work", "each of 2 attempts"):
+            assert part in str(error)
+        assert [other.result(60) for other in others] == [2 * number for number in range(50)]
+        # Somebody's kill is not the kernel's.
+        with distpool.options(max_retries=0):
+            killed = executor.submit(os.kill, 0, 9).exception(60)
+        assert isinstance(killed, distpool.WorkerDiedError)
+        assert not isinstance(killed, OutOfMemoryError)
+
+
+INSIDE = """
+import os, sys, time
+import distpool
+
+def fill(folder, size):
+    blocks = []
+    while len(blocks) << 20 < size:
+        blocks.append(b"x" * (1 << 20))
+        for name in ("memory.usage_in_bytes", "memory.current"):
+            if os.path.exists(f"{folder}/{name}") and int(open(f"{folder}/{name}").read()) > 170 << 20:
+                time.sleep(0.1)  # for the watch, to which what comes next is no surprise
+    return len(blocks)
+
+if __name__ == "__main__":
+    folder, watched = sys.argv[1:]
+    with open(f"{folder}/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
+    with distpool.DistExecutor(2) as executor:
+        with distpool.options(max_retries=1):
+            future = executor.submit(fill, folder if watched else "", 400 << 20)
+        error = future.exception(40)
+        print(type(error).__name__, " ".join(str(error).split()))
+        print(executor.submit(fill, "", 1 << 20).result(40))
+"""
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_program_in_a_control_group(
+    control_group: Path, run_script: Callable[..., str], monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    """The node sees what its group may use, and acts before the kernel does; unless it was told not to."""
+    monkeypatch.delenv("DISTPOOL_MEMORY_LIMIT_BYTES")
+    if not watched:
+        monkeypatch.setenv("DISTPOOL_MEMORY_RESERVE", "0")
+    first, second = run_script(INSIDE, str(control_group), "watched" if watched else "").splitlines()
+    assert first.startswith("OutOfMemoryError"), first
+    says = (
+        f"of the 200 MiB of the control group {control_group.name}" if watched else "the kernel's out-of-memory killer"
+    )
+    assert says in first
+    assert second == "1"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 import zmq
 
 from distpool.errors import ConnectError
+from distpool.node.config import NodeConfig, write_config
 from distpool.node.launch import PrivateNode, start_private_node
 from distpool.node.machine import process_space
 from distpool.node.spawn import spawn
@@ -227,6 +229,24 @@ def test_a_killed_zygote_is_replaced() -> None:
         again = driver.expect(scheduler_to_driver.LeaseGranted)
         driver.channel.connect(again.endpoint, again.worker.encode())
         assert driver.ask(again, "is-loaded", "sys") == "True"
+
+
+@pytest.mark.parametrize("module", ["tests.node.stub_worker", "tests.node.broken_worker"])
+def test_a_zygote_whose_node_has_ended_before_it_was_ready_ends_without_a_word(module: str) -> None:
+    config = NodeConfig("n", "", "", "", os.getpid(), [ROOT], worker_module=module)
+    life_read, life_write = os.pipe()
+    said_read, said_write = os.pipe()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.close()
+        pid = spawn("zygote", life_read, theirs.fileno(), said_write)
+    os.close(said_write)
+    write_config(life_write, config)
+    with open(said_read) as said:
+        assert said.read() == ""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (1 if "broken" in module else 0)
+    os.close(life_read)
+    os.close(life_write)
 
 
 def test_nothing_is_left_when_the_node_is_killed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,34 @@ def test_settings() -> None:
     ):
         with pytest.raises(ConnectError, match=name):
             memory_policy({name: value})
+
+
+FAMILY = """
+import os
+from distpool.node.memory_core import MemoryPolicy
+from distpool.node.sampler import Sampler, private_bytes
+inherited = b"x" * (48 << 20)
+read, write = os.pipe()
+held, hold = os.pipe()
+child = os.fork()
+if not child:
+    os.close(hold)
+    if not os.fork():
+        own = b"y" * (64 << 20)
+        os.write(write, b"!")
+    os.read(held, 1)  # until the end
+    os._exit(0)
+os.close(held)
+os.read(read, 1)
+sampler = Sampler(MemoryPolicy())
+for _ in range(2):
+    print((sampler.look({"w": os.getpid()}, False).workers["w"] - private_bytes(os.getpid())) >> 20)
+os.close(hold)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are looked at on Linux only")
+def test_what_a_worker_has_started_counts_and_what_it_shares_counts_once(run_script: Callable[..., str]) -> None:
+    for size_mib in run_script(FAMILY).split():
+        assert 64 <= int(size_mib) < 84
