@@ -1,24 +1,29 @@
 """What programs and libraries read of ``concurrent.futures.ProcessPoolExecutor`` beside its documented methods.
 
 The base of every executor on a worker pool: an instance of the original as far as ``isinstance`` goes, because
-libraries ask that way whether calls run in processes and how many there are.  Nothing of the original's code runs.
+libraries ask that way whether calls run in processes and how many there are.  Nothing of the original's code runs, so
+it becomes the base when its module is imported: nobody can ask before, and few programs do (it takes as long to import
+as ``distpool.executor``, twice over).
 """
 
 from __future__ import annotations
 
-import concurrent.futures.process
+import sys
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from distpool.on_import import wait_for
+
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from distpool.driver.pool import WorkerPool
     from distpool.executor import PoolSlot
 
-    _Standard = concurrent.futures.Executor
-else:
-    _Standard = concurrent.futures.process.ProcessPoolExecutor
+_STANDARD_MODULE = "concurrent.futures.process"
 
 
-class StandardExecutor(_Standard):
+class StandardExecutor(Executor):
     """See the module's description."""
 
     _slot: PoolSlot
@@ -68,3 +73,15 @@ class PoolEnd:
     def is_alive(self) -> bool:
         """Whether workers may still run."""
         return not self._pool.join(0)
+
+
+def _derive(process: ModuleType) -> None:
+    StandardExecutor.__bases__ = (process.ProcessPoolExecutor,)
+
+
+if _STANDARD_MODULE in sys.modules:
+    import concurrent.futures.process
+
+    _derive(concurrent.futures.process)
+else:
+    wait_for(_STANDARD_MODULE, _derive)

@@ -10,17 +10,16 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
-from distpool.wire.resources import Shape
+if TYPE_CHECKING:
+    from distpool.wire.resources import Shape
 
 #: Where workers go: over the nodes as evenly as possible, or on as few as possible.
 STRATEGIES = ("spread", "pack")
 
 
-class TaskOptions(msgspec.Struct, frozen=True):
+class TaskOptions(NamedTuple):
     """What may be asked of a single task.  ``None`` means: as the pool says.
 
     :param timeout_s: how long it may run before it is stopped and its future gets ``TaskTimeoutError``.
@@ -47,6 +46,8 @@ class TaskOptions(msgspec.Struct, frozen=True):
     @property
     def shape(self) -> Shape:
         """The lease that such a task needs."""
+        from distpool.wire.resources import Shape
+
         return Shape(
             1.0 if self.num_cpus is None else self.num_cpus,
             self.num_gpus or 0.0,
@@ -85,11 +86,11 @@ def merge(base: TaskOptions, overrides: Mapping[str, Any]) -> TaskOptions:
     """``base`` with ``overrides`` checked and applied (errors as for ``options``)."""
     checked: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name not in TaskOptions.__struct_fields__:
-            known = ", ".join(TaskOptions.__struct_fields__)
+        if name not in TaskOptions._fields:
+            known = ", ".join(TaskOptions._fields)
             raise TypeError(f"unknown option {name!r}; known options are {known}")
         checked[name] = None if value is None else _check(name, value)
-    return msgspec.structs.replace(base, **checked)
+    return base._replace(**checked)
 
 
 def _check(name: str, value: Any) -> Any:

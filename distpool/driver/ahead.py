@@ -43,11 +43,15 @@ def _in_worker() -> bool:
 
 def _start() -> None:
     global _ahead
-    from distpool.node.launch import start_private_node
+    from distpool.node.spawn import spawn_private
 
     with _lock:
         if _ahead is None:
-            _ahead = start_private_node(wait=False)
+            # Before the modules are loaded that say what node it is to be: the process loads its own meanwhile.
+            spawned = spawn_private()
+            from distpool.node.launch import start_private_node
+
+            _ahead = start_private_node(wait=False, spawned=spawned)
 
 
 def take_over() -> PrivateNode | None:

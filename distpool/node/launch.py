@@ -27,7 +27,7 @@ from distpool.node.config import (
     write_config,
 )
 from distpool.node.folders import Folders
-from distpool.node.spawn import spawn
+from distpool.node.spawn import Spawned, spawn, spawn_private
 from distpool.store.settings import StoreSettings
 
 #: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
@@ -49,16 +49,16 @@ class PrivateNode:
     :ivar sentinel: a descriptor that becomes readable when the process ends.
     """
 
-    def __init__(self, config: NodeConfig, folders: Folders, pid: int, life: int, status: int) -> None:
+    def __init__(self, config: NodeConfig, folders: Folders, process: Spawned) -> None:
         self.node = config.node
         self.folder = folders.root
         self.store_folder = folders.store
         self.endpoint = scheduler_endpoint(folders.root)
         self.agent_endpoint = agent_endpoint(folders.root)
-        self.pid = pid
-        self.sentinel = status
+        self.pid = process.pid
+        self.sentinel = process.status
         self._folders = folders
-        self._life = life
+        self._life = process.life
         self.owner = os.getpid()
         self._exit_code: int | None = None
         self._ended = False
@@ -185,20 +185,31 @@ def start_private_node(
     import_path: list[str] | None = None,
     store_settings: StoreSettings | None = None,
     predecessor: PrivateNode | None = None,
+    spawned: Spawned | None = None,
 ) -> PrivateNode:
     """Start scheduler and agent for this program alone.
 
     :param wait: return when it is ready; otherwise at once, and ``wait_ready`` must be called.
+    :param spawned: a process that waits to be told what node it is; it is this function's from now on.
     :param store_settings: of its object store; None: as the environment says.
     :param predecessor: a node whose place it takes, in the same folders but under another name, so that nothing of it
         is taken for its predecessor's.
     :raises ConnectError: when it cannot be started.
     """
-    if store_settings is None:
-        store_settings = StoreSettings.make()
-    memory = memory_policy()
-    folders = Folders.create(store_settings.spill_folder) if predecessor is None else predecessor.bequeath()
-    name = os.path.basename(folders.root).rpartition("-")[2] if predecessor is None else _next_name(predecessor.node)
+    process = spawn_private() if spawned is None else spawned
+    try:
+        if store_settings is None:
+            store_settings = StoreSettings.make()
+        memory = memory_policy()
+        if predecessor is None:
+            folders = Folders.create(store_settings.spill_folder)
+            name = os.path.basename(folders.root).rpartition("-")[2]
+        else:
+            folders = predecessor.bequeath()
+            name = _next_name(predecessor.node)
+    except BaseException:
+        process.discard()
+        raise
     config = NodeConfig(
         node=name,
         root=folders.root,
@@ -212,26 +223,9 @@ def start_private_node(
         store_settings=store_settings,
         memory=memory,
     )
-    life_read = life_write = status_read = status_write = -1
-    try:
-        life_read, life_write = os.pipe()
-        status_read, status_write = os.pipe()
-        pid = spawn("private", life_read, status_write)
-        node = PrivateNode(config, folders, pid, life_write, status_read)
-        try:
-            write_config(life_write, config)
-        except BrokenPipeError:
-            pass  # it has ended already; ``wait_ready`` finds out why
-    except OSError as error:
-        for fd in (life_write, status_read):
-            if fd >= 0:
-                os.close(fd)
-        folders.remove()
-        raise ConnectError(f"the node process could not be started: {error}") from error
-    finally:
-        for fd in (life_read, status_write):
-            if fd >= 0:
-                os.close(fd)
+    node = PrivateNode(config, folders, process)
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; ``wait_ready`` finds out why
+        write_config(process.life, config)
     if wait:
         node.wait_ready()
     return node

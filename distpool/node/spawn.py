@@ -1,13 +1,68 @@
-"""Start a process of a node by ``exec``, from a program that may have threads."""
+"""Start a process of a node by ``exec``, from a program that may have threads.
+
+Loads next to nothing: the first pool of a program starts its node before anything else.
+"""
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
-import signal
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from distpool.errors import ConnectError
+
+#: What an interpreter may have been started with, and hands on.
+_FLAGS = (
+    *("bytes_warning", "debug", "dev_mode", "dont_write_bytecode", "ignore_environment", "isolated"),
+    *("no_site", "no_user_site", "optimize", "quiet", "safe_path", "verbose"),
+)
+
+
+class Spawned(NamedTuple):
+    """A node process that waits for its configuration.
+
+    :param life: where that goes; the process ends when it is closed.
+    :param status: where the process says what becomes of it.
+    """
+
+    pid: int
+    life: int
+    status: int
+
+    def discard(self) -> None:
+        """There will be no configuration: end the process, which has done nothing yet."""
+        os.close(self.life)
+        os.close(self.status)
+        try:
+            os.kill(self.pid, _signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def spawn_private() -> Spawned:
+    """Start the process of a private node.
+
+    :raises ConnectError: when it cannot be started.
+    """
+    descriptors: list[int] = []
+    try:
+        descriptors += os.pipe()
+        descriptors += os.pipe()
+        life_read, life_write, status_read, status_write = descriptors
+        pid = spawn("private", life_read, status_write)
+    except OSError as error:
+        for fd in descriptors:
+            os.close(fd)
+        raise ConnectError(f"the node process could not be started: {error}") from error
+    except BaseException:
+        for fd in descriptors:
+            os.close(fd)
+        raise
+    os.close(life_read)
+    os.close(status_write)
+    return Spawned(pid, life_write, status_read)
 
 
 def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "node") -> int:
@@ -18,19 +73,21 @@ def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "
     Not ``subprocess``: that would warn about a process that is still running when the interpreter ends, and this one
     ends by itself.
     """
-    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
-
     if not sys.executable:
         raise ConnectError("sys.executable is empty: there is no Python to start workers with")
     main = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), package, "__main__.py")
-    arguments = [sys.executable, *_args_from_interpreter_flags(), main, role]
+    arguments = [sys.executable, *_interpreter_options(), main, role]
     # Numbers above those that they become in the child, so that no move overwrites another one's source.
     safe_stdin, safe_status = _duplicate(stdin), _duplicate(status)
     safe_output = _duplicate(output) if output >= 0 else -1
     actions = [(os.POSIX_SPAWN_DUP2, safe_stdin, 0), (os.POSIX_SPAWN_DUP2, safe_status, 3)]
     if output >= 0:
         actions += [(os.POSIX_SPAWN_DUP2, safe_output, 1), (os.POSIX_SPAWN_DUP2, safe_output, 2)]
-    options: dict[str, Any] = {"file_actions": actions, "setsigmask": [], "setsigdef": [signal.SIGINT, signal.SIGPIPE]}
+    options: dict[str, Any] = {
+        "file_actions": actions,
+        "setsigmask": [],
+        "setsigdef": [_signal.SIGINT, _signal.SIGPIPE],
+    }
     try:
         try:
             return os.posix_spawn(sys.executable, arguments, os.environ, setsid=True, **options)
@@ -40,6 +97,16 @@ def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "
         for fd in (safe_stdin, safe_status, safe_output):
             if fd >= 0:
                 os.close(fd)
+
+
+def _interpreter_options() -> list[str]:
+    """This interpreter's, for another one.  ``subprocess``, which knows them, takes milliseconds to import."""
+    if not (sys.warnoptions or sys._xoptions or any(getattr(sys.flags, name, 0) for name in _FLAGS)):
+        return []
+    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
+
+    options: list[str] = _args_from_interpreter_flags()
+    return options
 
 
 def _duplicate(fd: int) -> int:

@@ -8,7 +8,7 @@ from tests.support.imports import Import, imports_of, internal, modules
 
 #: From the bottom up.  Parts of one storey may use each other.
 STOREYS = [
-    {"version", "errors", "crashpoints"},
+    {"version", "errors", "crashpoints", "on_import"},
     {"wire"},
     {"options"},
     {"sharing"},

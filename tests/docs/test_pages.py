@@ -41,7 +41,7 @@ def test_no_page_is_an_orphan() -> None:
 
 
 def test_each_option_is_described() -> None:
-    assert first_column(DOCS / "reference" / "options.md") == list(TaskOptions.__struct_fields__)
+    assert first_column(DOCS / "reference" / "options.md") == list(TaskOptions._fields)
 
 
 def test_each_error_is_described_with_its_standard_bases() -> None:

@@ -1,0 +1,63 @@
+"""Do something as soon as a module is imported, by whomever; importing it for that would cost every program.
+
+Finder and loader are without their abstract base classes, whose import would take longer than all else here.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+def wait_for(name: str, action: Callable[[ModuleType], None]) -> None:
+    """Have ``action`` called with the module ``name`` when that is imported: after its code, before whoever imports it
+    goes on.  Waiting twice for the same module with the same action is waiting once."""
+    if not any(isinstance(finder, _Waiting) and finder.awaits(name, action) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting(name, action))
+
+
+class _Waiting:
+    """Sees the import, steps aside, and adds the action to its end."""
+
+    def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._action = action
+
+    def awaits(self, name: str, action: Callable[[ModuleType], None]) -> bool:
+        return (self._name, self._action) == (name, action)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        from importlib.util import find_spec
+
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Acting(spec.loader, self._action)  # type: ignore[assignment]
+        return spec
+
+
+class _Acting:
+    def __init__(self, loader: Any, action: Callable[[ModuleType], None]) -> None:
+        self._loader = loader
+        self._action = action
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # From here on the module must look as if this class had never been there.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._action(module)
