@@ -23,7 +23,7 @@ from multiprocessing.context import (
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from distpool.sharing import semaphores
+from distpool.driver.ahead import start_ahead
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import BoundedSemaphore, Lock, RLock, Semaphore
@@ -72,6 +72,7 @@ class _PoolContext(BaseContext):
         maxtasksperchild: int | None = None,
     ) -> Pool:
         """A pool of distpool workers (see ``distpool.multiprocessing.pool.Pool``)."""
+        start_ahead()  # before the module is loaded that would see to it
         from distpool.multiprocessing.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
@@ -93,6 +94,8 @@ class _PoolContext(BaseContext):
         return self._make("BoundedSemaphore", value)  # type: ignore[no-any-return]
 
     def _make(self, name: str, value: int) -> Any:
+        from distpool.sharing import semaphores
+
         if self.get_start_method() in ("fork", "distpool") and semaphores.available():
             return semaphores.make(name, value)
         # Either it gets a name, by which anybody can open it, or it is reached through this process.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from distpool.wire.resources import Shape
 
@@ -17,8 +18,7 @@ EPSILON = 1e-9
 _PLENTY = 1 << 30
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(msgspec.Struct, eq=False):
     """A machine with an agent."""
 
     name: str
@@ -38,10 +38,10 @@ class Node:
     reserved_for: Shape | None = None
     used_cpus: float = 0.0
     used_memory_bytes: int = 0
-    used_custom: dict[str, float] = field(default_factory=dict)
+    used_custom: dict[str, float] = msgspec.field(default_factory=dict)
     #: GPU, as CUDA calls it -> what share of it is free
-    free_gpus: dict[str, float] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)
+    free_gpus: dict[str, float] = msgspec.field(default_factory=dict)
+    leases: dict[str, Lease] = msgspec.field(default_factory=dict)
 
     @property
     def free_cpus(self) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field
+
+import msgspec
 
 from distpool.scheduler.capacity import Node
 from distpool.scheduler.fairness import FairQueue
@@ -44,8 +45,7 @@ HELD = frozenset({LeaseState.STARTING, LeaseState.ACTIVE, LeaseState.BLOCKED})
 _REMEMBERED = 100
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """A worker on a node, for one driver."""
 
     name: str
@@ -65,7 +65,7 @@ class Lease:
     #: its CPUs count on the node (not while it lends them)
     on_cpu: bool = True
     #: drivers that live in its worker
-    children: set[str] = field(default_factory=set)
+    children: set[str] = msgspec.field(default_factory=set)
     #: its driver has died, with the worker in which that ran; these, the nearest first, see to what its own one leaves
     heirs: tuple[str, ...] = ()
     #: those it was granted together with, and its place among them
@@ -73,12 +73,11 @@ class Lease:
     rank: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Gang:
+class Gang(msgspec.Struct, eq=False):
     """Leases that were granted at once, by rank.  They are announced when all have come up, and end together."""
 
     name: str
-    leases: list[Lease] = field(default_factory=list)
+    leases: list[Lease] = msgspec.field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -90,8 +89,7 @@ class Gang:
         return GangSeat(self.name, rank, tuple(lease.node.host for lease in self.leases))
 
 
-@dataclass(slots=True, eq=False)
-class Demand:
+class Demand(msgspec.Struct, eq=False):
     """How many workers of one shape a driver wants in a pool, and how many it has."""
 
     member: Member
@@ -121,19 +119,17 @@ class Demand:
         return self.shape.num_cpus * max(1, self.shape.gang)
 
 
-@dataclass(slots=True, eq=False)
-class Member:
+class Member(msgspec.Struct, eq=False):
     """A driver in a pool: its owner, or one in a worker that uses its parent's pool."""
 
     driver: str
     pool: Pool
     used_cpus: float = 0.0
-    leases: dict[str, Lease] = field(default_factory=dict)
-    demands: dict[Shape, Demand] = field(default_factory=dict)
+    leases: dict[str, Lease] = msgspec.field(default_factory=dict)
+    demands: dict[Shape, Demand] = msgspec.field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
-class Pool:
+class Pool(msgspec.Struct, eq=False):
     """A budget of slots that the leases of its members share."""
 
     name: str
@@ -149,27 +145,25 @@ class Pool:
     start_failures: int = 0
     #: no worker is started for now, because the last ones did not come up
     parked: bool = False
-    members: dict[str, Member] = field(default_factory=dict)
+    members: dict[str, Member] = msgspec.field(default_factory=dict)
     #: demands that are not met and may be tried
-    queue: FairQueue[Demand] = field(default_factory=lambda: FairQueue(demand_key))
+    queue: FairQueue[Demand] = msgspec.field(default_factory=lambda: FairQueue(demand_key))
     #: how many of those want so many CPUs
-    queued_cpus: dict[float, int] = field(default_factory=dict)
+    queued_cpus: dict[float, int] = msgspec.field(default_factory=dict)
     #: demands that exceed what is left of the budget, while a smaller one may still fit
-    set_aside: list[Demand] = field(default_factory=list)
+    set_aside: list[Demand] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class Root:
+class Root(msgspec.Struct, eq=False):
     """A top-level driver with all that is done in its name, nested drivers included: the unit of fairness."""
 
     driver: str
     sequence: int
     used_cpus: float = 0.0
-    queue: FairQueue[Pool] = field(default_factory=lambda: FairQueue(pool_key))
+    queue: FairQueue[Pool] = msgspec.field(default_factory=lambda: FairQueue(pool_key))
 
 
-@dataclass(slots=True, eq=False)
-class Driver:
+class Driver(msgspec.Struct, eq=False):
     """A program, or a worker that submits nested work."""
 
     name: str
@@ -184,10 +178,10 @@ class Driver:
     parent_lease: str = ""
     #: the lease in whose worker it runs, by its own word; not known here after a restart, until the node says hello
     claimed_parent: str = ""
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[str, Pool] = msgspec.field(default_factory=dict)
     #: of a nested driver: workers of its own or left to it that have ended, the latest; it may not have heard of it
     #: yet, or may keep some of what they made
-    ended: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    ended: deque[tuple[str, str]] = msgspec.field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
 
 def demand_key(demand: Demand) -> tuple[float, int]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 import msgspec
 
+from distpool.on_import import wait_for
 from distpool.sharing.reach import reach_managers
 from distpool.sharing.reducers import Shared
 from distpool.sharing.server import SharedDescriptor
+
+_TRACKER_MODULE = "multiprocessing.resource_tracker"
 
 
 class Parentage(msgspec.Struct, frozen=True):
@@ -32,11 +36,18 @@ class Parentage(msgspec.Struct, frozen=True):
 
     def adopt(self) -> None:
         """Make this process look like a child of the one it was captured in, for ``multiprocessing``."""
-        from multiprocessing import process, resource_tracker
+        from multiprocessing import process
 
         process.current_process().authkey = self.authkey
         reach_managers()
-        tracker: Any = resource_tracker._resource_tracker
+        loaded = sys.modules.get(_TRACKER_MODULE)
+        if loaded is None:
+            wait_for(_TRACKER_MODULE, self._adopt_tracker)  # few tasks need one, and it takes long to import
+        else:
+            self._adopt_tracker(loaded)
+
+    def _adopt_tracker(self, module: Any) -> None:
+        tracker = module._resource_tracker
         if tracker._fd is None:
             tracker.__class__ = _inherited(type(tracker))
             tracker._inherited = self.tracker

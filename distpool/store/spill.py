@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +106,8 @@ class SpillFolder:
         self.prepare()
         temporary = self._temporary()
         try:
+            import shutil  # which loads every compression there is
+
             shutil.copyfile(path, temporary, follow_symlinks=False)
             os.chmod(temporary, 0o600)
             self._put_in_place(temporary, path.name)

@@ -5,8 +5,8 @@ Called by the worker's runner while it sets up.
 
 from __future__ import annotations
 
+import sys
 import threading
-from multiprocessing import util
 
 from distpool.store.client import ObjectStore
 from distpool.wire.driver_to_worker import Setup, Value
@@ -35,6 +35,9 @@ def drain_queues() -> None:
 
     The driver ends a worker whose initializer failed, and who reads the queue then wants to find out why it did.
     """
-    thread = threading.Thread(target=util._exit_function, daemon=True)  # type: ignore[attr-defined]
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return  # nobody has made a queue
+    thread = threading.Thread(target=util._exit_function, daemon=True)
     thread.start()
     thread.join(_DRAIN_S)

@@ -11,16 +11,12 @@ import faulthandler
 
 # What every worker's set-up needs is loaded once per node, in the zygote.
 import logging  # noqa: F401
-import multiprocessing.context
-import multiprocessing.resource_tracker
-import multiprocessing.util
 import os
 import random  # noqa: F401
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import zmq
 
@@ -40,20 +36,20 @@ if TYPE_CHECKING:
     from distpool.node.control import ClusterFacts
     from distpool.wire.security import Keys
 
-#: What tasks that submit tasks need.  The zygote loads it when it has nothing else to do: the first workers must not
-#: wait for it.
+#: What only some tasks need: those that submit tasks, or share memory.  The zygote loads it when it has nothing else to
+#: do: the first workers must not wait for it.
 LOADED_LATER = (
     "distpool.driver.current",
     "distpool.driver.environment",
     "distpool.code.definitions",
     "distpool.executor",
+    "multiprocessing.resource_tracker",
 )
 #: How long the last words may take to leave the process.
 _LINGER_S = 2.0
 
 
-@dataclass(frozen=True)
-class WorkerStart:
+class WorkerStart(NamedTuple):
     """What the zygote tells a new worker.
 
     :param lease: its name: that of the lease that it was started for, or one of its own if it was started ahead of any.
@@ -133,8 +129,9 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], channel: Channel, start: Wo
 def _run_exit_functions() -> None:
     """What the interpreter does at its end, and ``multiprocessing`` at the end of a child."""
     # Children and finalizers first: ``atexit`` functions may count on them being done.
+    util = sys.modules.get("multiprocessing.util")
     for step in (
-        multiprocessing.util._exit_function,  # type: ignore[attr-defined]
+        *((util._exit_function,) if util is not None else ()),
         threading._shutdown,  # type: ignore[attr-defined]
         atexit._run_exitfuncs,
     ):

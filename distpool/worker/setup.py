@@ -127,7 +127,7 @@ def _fresh_entropy() -> None:
 
 def _adopt_process(setup: Setup, state: ProgramState) -> None:
     import itertools
-    from multiprocessing import context, process, util
+    from multiprocessing import context, process
 
     current: BaseProcess = process.BaseProcess.__new__(context.Process)
     inherited = process.current_process()._config  # type: ignore[attr-defined]
@@ -149,8 +149,10 @@ def _adopt_process(setup: Setup, state: ProgramState) -> None:
     module._children = set()
     module._parent_process = module._ParentProcess(state.name, state.pid, _sentinel(state))
     # Finalizers that the zygote registered are the zygote's.
-    util._finalizer_registry.clear()  # type: ignore[attr-defined]
-    util._run_after_forkers()  # type: ignore[attr-defined]
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
     if state.start_method is not None:
         try:
             context._default_context.set_start_method(state.start_method, force=True)
