@@ -159,8 +159,10 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     # -- classes ------------------------------------------------------------------------------------------------------
 
     def _reduce_class(self, cls: Any) -> Any:
-        if cls in (type(None), type(Ellipsis), type(NotImplemented)) or cls in cloudpickle._BUILTIN_TYPE_NAMES:
+        if cls in (type(None), type(Ellipsis), type(NotImplemented)):
             return cloudpickle._class_reduce(cls)
+        if cls in cloudpickle._BUILTIN_TYPE_NAMES:  # the worker need not import cloudpickle for a function
+            return (rebuild.builtin_type, (cloudpickle._BUILTIN_TYPE_NAMES[cls],))
         if self.found_by_name(cls):
             return NotImplemented
         name = self.definition_name(cls)

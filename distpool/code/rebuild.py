@@ -62,6 +62,11 @@ def version(module_name: str, name: str, token: str) -> Any:
     return _source.version(module_name, name, token)
 
 
+def builtin_type(name: str) -> Any:
+    """A type that only the module ``types`` has a name for."""
+    return getattr(types, name)
+
+
 def _module(name: str) -> types.ModuleType:
     return sys.modules.get(name) or importlib.import_module(name)
 

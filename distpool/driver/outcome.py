@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from distpool import errors
@@ -125,14 +124,20 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
 def broken_error(failure: Failure, pool_label: str, strict: bool) -> BaseException:
     """The exception of every task of a pool that is broken."""
     if isinstance(failure.error, errors.ConnectError):
-        return BrokenProcessPool(str(failure.error)) if strict else errors.ConnectError(str(failure.error))
+        return _broken_standard(str(failure.error)) if strict else errors.ConnectError(str(failure.error))
     if failure.error is not None:
         text = f"the initializer of {pool_label} failed: {type(failure.error).__name__}: {failure.error}"
-        error: BaseException = BrokenProcessPool(text) if strict else errors.InitializerError(text)
+        error: BaseException = _broken_standard(text) if strict else errors.InitializerError(text)
         error.__cause__ = failure.error
         return error
     if failure.exit is not None:
         text = f"a worker of {pool_label} ended abruptly: {post_mortem.describe(failure.exit)}"
     else:
         text = failure.reason or f"{pool_label} was ended while the task was running or pending"
-    return BrokenProcessPool(text) if strict else errors.WorkerDiedError(text)
+    return _broken_standard(text) if strict else errors.WorkerDiedError(text)
+
+
+def _broken_standard(text: str) -> BaseException:
+    from concurrent.futures.process import BrokenProcessPool
+
+    return BrokenProcessPool(text)

@@ -83,10 +83,12 @@ class Session:
         # What this process imports, it imports while the node starts.
         from distpool.code.definitions import DefinitionServer
         from distpool.code.pickler import function_is_stable
-        from distpool.driver import environment  # noqa: F401 - the first pool needs it
-        from distpool.store import client  # noqa: F401 - the store needs it
+        from distpool.driver import environment  # noqa: F401 - the first pool needs it, and the store
+        from distpool.store import client  # noqa: F401
 
         if self.node is not None:
+            from distpool.code import by_value  # noqa: F401 - for the first worker that asks for a function of __main__
+
             self.node.wait_ready()
         self.introduction = Introduction(self)
         self.links = Links(self)

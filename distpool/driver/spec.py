@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 
-class PoolSpec(msgspec.Struct, frozen=True):
+class PoolSpec(NamedTuple):
     """What a front door wants of its pool.
 
     :param max_workers: its budget of slots; a worker takes one, unless ``num_cpus`` says otherwise.

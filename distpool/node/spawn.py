@@ -10,8 +10,6 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from distpool.errors import ConnectError
-
 #: What an interpreter may have been started with, and hands on.
 _FLAGS = (
     *("bytes_warning", "debug", "dev_mode", "dont_write_bytecode", "ignore_environment", "isolated"),
@@ -55,6 +53,8 @@ def spawn_private() -> Spawned:
     except OSError as error:
         for fd in descriptors:
             os.close(fd)
+        from distpool.errors import ConnectError
+
         raise ConnectError(f"the node process could not be started: {error}") from error
     except BaseException:
         for fd in descriptors:
@@ -74,6 +74,8 @@ def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "
     ends by itself.
     """
     if not sys.executable:
+        from distpool.errors import ConnectError
+
         raise ConnectError("sys.executable is empty: there is no Python to start workers with")
     main = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), package, "__main__.py")
     arguments = [sys.executable, *_interpreter_options(), main, role]

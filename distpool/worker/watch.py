@@ -93,6 +93,9 @@ class Watch:
         self._users_handler: Any = None
         self._thread = threading.Thread(target=self._watch, name="distpool-watch", daemon=True)
         self._stopping = False
+        #: Locked until the thread is to end.
+        self._end = threading.Lock()
+        self._end.acquire()
         mailbox.on_interrupt = self.interrupt
 
     def start(self) -> None:
@@ -103,6 +106,7 @@ class Watch:
     def stop(self) -> None:
         """End the thread, before the channel is closed (main thread)."""
         self._stopping = True
+        self._end.release()
         self.rouse()
         self._mailbox.channel.wake()
         self._thread.join(1.0)
@@ -185,7 +189,8 @@ class Watch:
                     work.on_idle()
                     continue
                 quiet = 0
-            time.sleep(_TICK_S)
+            if self._end.acquire(timeout=_TICK_S):  # a sleep that ``stop`` cuts short
+                return
             if not work.busy:
                 quiet += 1
                 seen = 0
