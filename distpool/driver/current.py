@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from distpool.driver import ending
+from distpool.driver.ahead import take_over
 from distpool.driver.inherited import inherit
 from distpool.driver.pool import PoolSpec, WorkerPool
 from distpool.driver.session import Session
@@ -98,6 +99,9 @@ def close_current() -> None:
         session, _current = _current, None
     if session is not None and session.pid == os.getpid():
         session.close()
+    unused = take_over()
+    if unused is not None:
+        unused.stop()
 
 
 def existing_session() -> Session | None:

@@ -72,7 +72,8 @@ class _PoolContext(BaseContext):
         maxtasksperchild: int | None = None,
     ) -> Pool:
         """A pool of distpool workers (see ``distpool.multiprocessing.pool.Pool``)."""
-        start_ahead()  # before the module is loaded that would see to it
+        if "distpool.multiprocessing.pool" not in sys.modules and _is_count(processes):
+            start_ahead()  # before the module is loaded that would see to it
         from distpool.multiprocessing.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
@@ -118,6 +119,10 @@ class DistpoolProcess(BaseProcess):
         after_fork = getattr(_platform_process(), "_after_fork", None)
         if after_fork is not None:
             after_fork()
+
+
+def _is_count(processes: Any) -> bool:
+    return processes is None or (isinstance(processes, int) and processes > 0)
 
 
 def _platform_process() -> Any:
