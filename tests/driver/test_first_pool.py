@@ -1,0 +1,90 @@
+"""What happens before the first pool's node is started, and what its processes load: the whole of a cold start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_BEFORE_THE_NODE = """
+import os, sys
+def posix_spawn(*arguments, **options):
+    print(*sorted(sys.modules))
+    sys.stdout.flush()
+    os._exit(0)
+os.posix_spawn = posix_spawn
+{opening}
+"""
+_OPENINGS = {
+    "executor": "from distpool import DistExecutor\nDistExecutor(1).submit(abs, -1)",
+    "pool": "from distpool.multiprocessing import Pool\nPool(1)",
+}
+
+
+def run(program: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("door", _OPENINGS)
+def test_the_node_is_started_before_anything_large_is_loaded(door: str) -> None:
+    loaded = run(_BEFORE_THE_NODE.format(opening=_OPENINGS[door]))
+    assert "distpool.node.spawn" in loaded
+    assert not {"msgspec", "zmq", "cloudpickle", "concurrent.futures.process", "distpool.driver.session"} & set(loaded)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="typing of Python 3.10 lacks what msgspec needs")
+def test_workers_load_neither_what_msgspec_can_do_without_nor_cloudpickle_for_a_function() -> None:
+    program = """
+import sys
+from distpool import DistExecutor
+def work():
+    return [name for name in ("typing_extensions", "cloudpickle", "msgspec") if name in sys.modules]
+def hints():
+    import typing, msgspec, typing_extensions
+    class Record(typing_extensions.TypedDict):
+        name: typing_extensions.Required[str]
+        size: typing_extensions.NotRequired[int]
+    return msgspec.json.decode(b'{"name": "a"}', type=Record)["name"]
+if __name__ == "__main__":
+    with DistExecutor(1) as executor:
+        print(*executor.submit(work).result(), executor.submit(hints).result())
+"""
+    assert run(program) == ["msgspec", "a"]
+
+
+def test_a_node_that_no_pool_came_to_use_ends_with_shutdown() -> None:
+    program = """
+import os
+from distpool.driver import ahead
+import distpool
+ahead.start_ahead()
+pid = ahead._ahead.pid
+os.kill(pid, 0)
+distpool.shutdown()
+try:
+    os.kill(pid, 0)
+except ProcessLookupError:
+    print("gone")
+"""
+    assert run(program) == ["gone"]
+
+
+def test_an_executor_is_the_standard_one_as_soon_as_anybody_can_ask() -> None:
+    program = """
+import sys
+import distpool
+class Derived(distpool.DistExecutor):
+    pass
+executor = Derived(1)
+print("concurrent.futures.process" in sys.modules)
+import concurrent.futures
+standard = concurrent.futures.ProcessPoolExecutor
+print(isinstance(executor, standard), issubclass(Derived, standard), executor._processes)
+print(any(getattr(finder, "_name", "") == "concurrent.futures.process" for finder in sys.meta_path))
+import concurrent.futures.process
+print(type(concurrent.futures.process.__spec__.loader).__name__, concurrent.futures.process.__loader__ is
+      concurrent.futures.process.__spec__.loader)
+"""
+    assert run(program) == ["False", "True", "True", "{}", "False", "SourceFileLoader", "True"]
