@@ -66,7 +66,7 @@ def _site(name: str, address: str, folder: Path, giver: bool) -> tuple[Loop, Sit
     dialling = Channel(context, f"p-{name}".encode(), keys, bulk=True)
 
     def connect(site: Site) -> Connections:
-        def find(wanted: str) -> None:
+        def find(wanted: str, copies: bool) -> None:
             loop.soon(lambda: site.connections.found(wanted, wanted, f"tcp://{address}:{PORT}"))
 
         return Connections(loop, dialling, listening, find, site)

@@ -345,9 +345,9 @@ class Loop:
             return
         if isinstance(message, scheduler_to_driver.Ping):
             return
-        if isinstance(message, scheduler_to_driver.SiteAt):
+        if isinstance(message, (scheduler_to_driver.SiteAt, scheduler_to_driver.CopiesWanted)):
             if session.site is not None:
-                session.site.found(message.site, message.at, message.endpoint, message.summoned)
+                session.site.on_scheduler_said(message)
             return
         if isinstance(message, scheduler_to_driver.ClusterStatus):
             if session.questions is not None:

@@ -150,7 +150,7 @@ class Session:
         from distpool.driver.site import DriverSite
 
         assert origin.keys is not None
-        site = DriverSite(name, origin.keys, lambda site: self.tell_scheduler(driver_to_scheduler.SiteWanted(site)))
+        site = DriverSite(name, origin.keys, self.tell_scheduler)
         store = ObjectStore(site.store_folder, name, node=name, on_free=on_free, prepare=site.prepare)
         store.elsewhere = self.site = site
         return store

@@ -25,7 +25,7 @@ from distpool.store.transfer.admission import DriverAdmission
 from distpool.store.transfer.connections import Connections
 from distpool.store.transfer.files import Files
 from distpool.store.transfer.site import Site
-from distpool.wire import site_to_site
+from distpool.wire import driver_to_scheduler, scheduler_to_driver, site_to_site
 from distpool.wire.channel import Channel
 from distpool.wire.doorbell import Doorbell
 from distpool.wire.objects import Extent, Place
@@ -39,13 +39,13 @@ class DriverSite:
     """See the module's description; an ``Elsewhere`` for the driver's store.
 
     :param name: the driver's routing id as text.
-    :param find: asks the scheduler where a site is; ``found`` is the answer.
+    :param tell_scheduler: ``on_scheduler_said`` is the answer.
     """
 
-    def __init__(self, name: str, keys: Keys, find: Callable[[str], None]) -> None:
+    def __init__(self, name: str, keys: Keys, tell_scheduler: Callable[[driver_to_scheduler.SiteWanted], None]) -> None:
         self.name = name
         self._keys = keys
-        self._find = find
+        self._tell_scheduler = tell_scheduler
         self._folders = Folders.plan()
         self._settings = StoreSettings.make(spill_uri="")
         self._made_lock = threading.Lock()
@@ -130,13 +130,17 @@ class DriverSite:
 
     # -- the scheduler's word ---------------------------------------------------------------------------------------
 
-    def found(self, site: str, at: str, endpoint: str, summoned: bool) -> None:
-        """The scheduler said where a site is, or that it wants to be dialled."""
+    def on_scheduler_said(self, message: scheduler_to_driver.SiteAt | scheduler_to_driver.CopiesWanted) -> None:
+        """Where a site is, or that it wants to be dialled; or who seeks copies of what a site had that is gone."""
         with self._lock:
             if self._closed:
                 return
+            if isinstance(message, scheduler_to_driver.CopiesWanted):
+                if self._thread is not None:  # otherwise there are none
+                    self._post(lambda: self._made().tell_copies(message.site, message.seeker))
+                return
             self._start()
-        self._post(lambda: self._found(site, at, endpoint, summoned))
+        self._post(lambda: self._found(message.site, message.at, message.endpoint, message.summoned))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -191,6 +195,9 @@ class DriverSite:
             channel.close(_LINGER_S)
             context.term()
             site.connections.close()
+
+    def _find(self, site: str, copies: bool) -> None:
+        self._tell_scheduler(driver_to_scheduler.SiteWanted(site, copies))
 
     def _made(self) -> Site:
         assert self._site is not None

@@ -64,6 +64,9 @@ class Site(Service, Protocol):
     def found(self, site: str, at: str, endpoint: str) -> None:
         """The scheduler said where a site is."""
 
+    def tell_copies(self, home: str, seeker: str) -> None:
+        """Somebody seeks copies of what a site had that is gone."""
+
     def evacuate(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
         """The node leaves: have what is still needed taken over, then call ``done``."""
 
@@ -166,6 +169,9 @@ class Agent:
         if isinstance(message, scheduler_to_agent.SiteAt):
             if self._site is not None:
                 self._site.found(message.site, message.at, message.endpoint)
+        elif isinstance(message, scheduler_to_agent.CopiesWanted):
+            if self._site is not None:
+                self._site.tell_copies(message.site, message.seeker)
         else:
             self.handle(SchedulerSaid(message))
 

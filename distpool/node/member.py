@@ -128,7 +128,7 @@ class Member:
             Path(config.store),
             books,
             lambda channel: bind_first_free(channel, facts),
-            lambda site: to_scheduler(SiteWanted(site)),
+            lambda site, copies: to_scheduler(SiteWanted(site, copies)),
         )
         self.agent = Agent(
             self._agent_core(capacity),

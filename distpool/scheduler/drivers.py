@@ -28,7 +28,7 @@ class DriverSide:
             from_driver.ReturnLease: self._on_return_lease,
             from_driver.ClosePool: self._on_close_pool,
             from_driver.DriverHeartbeat: lambda driver, message: None,
-            from_driver.SiteWanted: lambda driver, message: sites.on_driver_wants(driver.name, message.site),
+            from_driver.SiteWanted: lambda driver, message: sites.on_driver_wants(driver.name, message),
             from_driver.DriverGoodbye: lambda driver, message: desk.driver_lost(driver.name, kill=False),
         }
 

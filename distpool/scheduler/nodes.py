@@ -27,7 +27,7 @@ class NodeSide:
             from_agent.LeaseBlocked: self._on_lease_blocked,
             from_agent.LeaseUnblocked: self._on_lease_unblocked,
             from_agent.AgentHeartbeat: lambda node, message: None,
-            from_agent.SiteWanted: lambda node, message: sites.on_agent_wants(node, message.site),
+            from_agent.SiteWanted: sites.on_agent_wants,
             from_agent.AgentGoodbye: self._on_goodbye,
         }
 

@@ -88,9 +88,14 @@ class AgentHeartbeat(_Message, frozen=True):
 
 
 class SiteWanted(_Message, frozen=True):
-    """Where is this site?  Answered by ``SiteAt``; a driver, which cannot be dialled, is asked to dial instead."""
+    """Where is this site?  Answered by ``SiteAt``; a driver, which cannot be dialled, is asked to dial instead.
+
+    With ``copies``: it is gone; who has copies of its objects?  Others are told by ``CopiesWanted`` and answer the node
+    itself.
+    """
 
     site: str
+    copies: bool = False
 
 
 class AgentGoodbye(_Message, frozen=True):

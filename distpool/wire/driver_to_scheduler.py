@@ -98,9 +98,14 @@ class StatusWanted(_Message, frozen=True):
 
 
 class SiteWanted(_Message, frozen=True):
-    """Where is this node, from which objects are to be fetched?  Answered by ``SiteAt``."""
+    """Where is this node, from which objects are to be fetched?  Answered by ``SiteAt``.
+
+    With ``copies``: it is gone; who has copies of its objects?  Others are told by ``CopiesWanted`` and answer
+    the driver itself.
+    """
 
     site: str
+    copies: bool = False
 
 
 class DriverGoodbye(_Message, frozen=True):

@@ -72,8 +72,26 @@ class SiteAt(_Message, frozen=True):
     endpoint: str
 
 
+class CopiesWanted(_Message, frozen=True):
+    """The site is gone: if you have copies of its objects, tell ``seeker``, a site, by ``CopiesHere``."""
+
+    site: str
+    seeker: str
+
+
 class ClusterEnds(_Message, frozen=True):
     """The scheduler was told to stop: the node ends, with all its workers."""
 
 
-Message = AgentWelcome | AgentRefused | StartWorker | StopWorker | HelloWanted | Drain | Retire | SiteAt | ClusterEnds
+Message = (
+    AgentWelcome
+    | AgentRefused
+    | StartWorker
+    | StopWorker
+    | HelloWanted
+    | Drain
+    | Retire
+    | SiteAt
+    | CopiesWanted
+    | ClusterEnds
+)

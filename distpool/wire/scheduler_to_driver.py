@@ -100,6 +100,13 @@ class SiteAt(_Message, frozen=True):
     summoned: bool = False
 
 
+class CopiesWanted(_Message, frozen=True):
+    """The site is gone: if you have copies of its objects, tell ``seeker``, a site, by ``CopiesHere``."""
+
+    site: str
+    seeker: str
+
+
 class ReclaimIdle(_Message, frozen=True):
     """Others wait for workers: give back those of this pool that have had nothing to do for a moment.
 
@@ -169,6 +176,7 @@ Message = (
     | WorkerLeft
     | DemandInfeasible
     | SiteAt
+    | CopiesWanted
     | ReclaimIdle
     | LeaseWanted
     | HelloWanted

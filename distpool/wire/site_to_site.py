@@ -57,6 +57,13 @@ class SourceFailed(_Message, frozen=True):
     source: str
 
 
+class CopiesHere(_Message, frozen=True):
+    """Who has copies → who seeks them: all of these, of a home that is gone, are here."""
+
+    home: str
+    keys: list[str]
+
+
 class Received(_Message, frozen=True):
     """Consumer → home: all of it is here, I can serve others."""
 
@@ -132,6 +139,7 @@ Message = (
     | SourceNamed
     | SourceUnknown
     | SourceFailed
+    | CopiesHere
     | Received
     | ChunksWanted
     | Chunk

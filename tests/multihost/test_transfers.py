@@ -205,6 +205,49 @@ if __name__ == "__main__":
     program.end()
 
 
+def test_copies_are_found_when_their_source_and_then_their_home_is_killed(
+    lan: Lan, laptop: Host, programs: list[Program]
+) -> None:
+    """Takes two hosts away."""
+    beta, gamma, delta = lan.hosts[1:]
+    program = Program(
+        laptop,
+        """
+if __name__ == "__main__":
+    with DistExecutor(8) as executor:
+        with at("beta"):
+            made = executor.submit(make, 25_000_000)
+        with at("gamma"):
+            executor.submit(where, made).result()
+        with at("delta"):
+            executor.submit(abs, 1).result()
+        print(repr("made"))
+        sys.stdin.readline()
+        with at("delta"):
+            print(executor.submit(where, made).result())
+        sys.stdin.readline()
+        with at("alpha"):
+            print(executor.submit(where, made).result())
+""",
+    )
+    programs.append(program)
+    assert program.line() == "made"
+    before, sent_before = counted(delta)[0], counted(gamma)[1]
+    program.go_on()
+    while counted(delta)[0] - before < 40 * _MB:
+        pass  # it is under way
+    assert counted(gamma)[1] - sent_before > 30 * _MB, "gamma, which has a copy, is not the source"
+    gamma.kill_all()
+    assert counted(delta)[0] - before < 200 * _MB, "it was there before its source was killed"
+    assert program.line() == ("delta", 24_999_999.0)
+    assert counted(delta)[0] - before < 200 * _MB * 1.12 + 8 * _MB, "it began anew"
+    beta.kill_all()
+    program.go_on()
+    # Nobody could make it again: that takes beta.
+    assert program.line() == ("alpha", 24_999_999.0)
+    program.end()
+
+
 def test_what_a_drained_node_had_is_still_there(lan: Lan, laptop: Host, programs: list[Program]) -> None:
     """Last: it takes a host away."""
     delta = lan.hosts[3]

@@ -7,18 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from distpool.store.transfer import fanout_core, pull_core, pull_events
+from distpool.store.transfer import fanout_core, pull_events
 from distpool.store.transfer.fanout_core import FanoutCore
 from distpool.store.transfer.pull_core import PullCore
+from distpool.store.transfer.pull_state import CHUNK_BYTES, Pull
 from distpool.wire.objects import Extent
 from tests.simulation import transfers
 
 SEEDS = int(os.environ.get("DISTPOOL_SEEDS", "40"))
 
 
+@pytest.mark.parametrize("breaks", [True, False], ids=["connections break", "sites die"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_everybody_gets_what_can_be_had(seed: int) -> None:
-    transfers.run(seed)
+def test_everybody_gets_what_can_be_had(seed: int, breaks: bool) -> None:
+    transfers.run(seed, breaks)
 
 
 def _keeps_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +28,8 @@ def _keeps_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_a_piece_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_chunk(self: PullCore, pull: pull_core.Pull, event: pull_events.ChunkCame) -> None:
-        number = event.offset // pull_core.CHUNK_BYTES
+    def on_chunk(self: PullCore, pull: Pull, event: pull_events.ChunkCame) -> None:
+        number = event.offset // CHUNK_BYTES
         if number not in pull.asked and number not in pull.todo:
             pull.asked[number] = None
             pull.missing = max(1, pull.missing)
@@ -38,7 +40,7 @@ def _counts_a_piece_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _gives_up_when_a_connection_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_site(self: PullCore, pull: pull_core.Pull, event: object) -> None:
+    def on_site(self: PullCore, pull: Pull, event: object) -> None:
         if isinstance(event, pull_events.LinkLost) and pull.source == event.site:
             self._lose(pull, "the connection broke")
         else:
@@ -54,10 +56,10 @@ def _never_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take_back(self: PullCore, pull: pull_core.Pull) -> None:
+    def take_back(self: PullCore, pull: Pull) -> None:
         pull.asked.clear()
         pull.todo.clear()
-        pull.missing = -(-pull.extent.size_bytes // pull_core.CHUNK_BYTES)
+        pull.missing = -(-pull.extent.size_bytes // CHUNK_BYTES)
         pull.todo.extend(range(pull.missing))
 
     monkeypatch.setattr(PullCore, "_take_back", take_back)
@@ -77,6 +79,10 @@ def _never_takes_a_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FanoutCore, "_leave", lambda self, known, consumer: None)
 
 
+def _seeks_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PullCore, "_search", PullCore._lose)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _keeps_what_was_under_way,
     _counts_a_piece_twice,
@@ -85,6 +91,7 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _begins_anew,
     _serves_everybody_at_once,
     _never_takes_a_place_back,
+    _seeks_no_copies,
 ]
 
 
@@ -94,6 +101,7 @@ def test_planted_bugs_are_found(mutant: Callable[[pytest.MonkeyPatch], None], mo
     for seed in range(60):
         try:
             transfers.run(seed)
+            transfers.run(seed, breaks=False)
         except Exception:
             return
     pytest.fail(f"nobody notices {mutant.__name__}")
@@ -104,7 +112,7 @@ def test_a_tree_takes_logarithmic_time() -> None:
     world = transfers.World(0, sites=1, objects=0, faults=0)
     for number in range(1, 14):
         world.sites[f"n{number}"] = transfers.SimulatedSite(world, f"n{number}")
-    extent = Extent("big", "n0", "s", 0, 64 * pull_core.CHUNK_BYTES)
+    extent = Extent("big", "n0", "s", 0, 64 * CHUNK_BYTES)
     world.extents.append(extent)
     for number in range(1, 14):
         world.sites[f"n{number}"].want(extent)

@@ -3,7 +3,8 @@ breaks connections, and loses sites.
 
 A broken connection loses what is under way on it; both ends learn of that after a while.  What is checked: everybody
 who asks is answered; who is told that an object is here has every byte of it; nobody is told that it is lost while its
-home lives; no site serves more others at a time than it should; and what came once is not asked for again.
+home lives, or, where no connection breaks, while somebody has a copy; no site serves more others at a time than it
+should; and what came once is not asked for again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from distpool.store.transfer import fanout_core, pull_events
 from distpool.store.transfer.fanout_core import FanoutCore
-from distpool.store.transfer.pull_core import CHUNK_BYTES, WINDOW, PullCore
+from distpool.store.transfer.pull_core import PullCore
+from distpool.store.transfer.pull_state import CHUNK_BYTES, WINDOW
 from distpool.wire.objects import Extent
 
 _MOST_STEPS = 40_000
@@ -40,6 +42,7 @@ class SimulatedSite:
         self.chunks_received = 0
         self.chunks_lost = 0
         self.asked: dict[int, Extent] = {}
+        self.had_at: dict[str, float] = {}
 
     def want(self, extent: Extent) -> None:
         asker = next(self.world.numbers)
@@ -102,9 +105,14 @@ class SimulatedSite:
                     raise Violation(f"{self.name} stores a piece twice")
                 self.pieces[effect.key].add(effect.offset)
             elif isinstance(effect, pull_events.TellReceived):
+                self.had_at[effect.extent.key] = world.now
                 world.send(self.name, effect.extent.home, "on_received", effect.extent.key)
             elif isinstance(effect, pull_events.FindSite):
                 world.after(0.01, self, self.find, effect.site)
+            elif isinstance(effect, pull_events.FindCopies):
+                for other in world.sites.values():
+                    if other is not self:
+                        world.after(world.random.random() * 0.5, other, other.tell_copies, effect.home, self.name)
             elif isinstance(effect, pull_events.Discard):
                 self.pieces.pop(effect.key, None)
             elif isinstance(effect, pull_events.Deliver):
@@ -112,6 +120,14 @@ class SimulatedSite:
             else:
                 self.lost(effect)
         self.pulls.check_invariants()
+
+    def tell_copies(self, home: str, seeker: str) -> None:
+        keys = tuple(key for key in self.pulls.copies if self.extents[key].home == home)
+        if keys:
+            self.world.send(self.name, seeker, "on_copies_here", home, keys)
+
+    def on_copies_here(self, site: str, home: str, keys: tuple[str, ...]) -> None:
+        self.pull(pull_events.CopiesFound(home, site, keys))
 
     def find(self, site: str) -> None:
         alive = self.world.sites[site].alive
@@ -131,15 +147,26 @@ class SimulatedSite:
         extent = self.asked.pop(effect.asker)
         if self.world.sites[extent.home].alive and not self.world.ended:
             raise Violation(f"{self.name} was told that {extent.object_id} is lost: {effect.reason}")
+        had_before = [site.name for site in self.world.sites.values() if site.alive and site.has(extent.key)]
+        if had_before and not self.world.breaks and not self.world.ended:
+            raise Violation(f"{self.name} was told that {extent.object_id} is lost, and {had_before} have it")
+
+    def has(self, key: str) -> bool:
+        """Long enough for others to have found it."""
+        return key in self.pulls.copies and self.had_at.get(key, self.world.now) < self.world.now - 4.0
 
 
 class World:
     """See the module's description.
 
     :param faults: how many connections break and sites die.
+    :param breaks: whether connections do.
     """
 
-    def __init__(self, seed: int, sites: int = 6, objects: int = 3, faults: int = 4, chunks: int = 80) -> None:
+    def __init__(
+        self, seed: int, sites: int = 6, objects: int = 3, faults: int = 4, chunks: int = 80, breaks: bool = True
+    ) -> None:
+        self.breaks = breaks
         self.random = random.Random(seed)
         self.now = 0.0
         self.numbers = itertools.count()
@@ -191,7 +218,7 @@ class World:
 
     def fault(self) -> None:
         one, other = self.random.sample(sorted(self.sites), 2)
-        if self.random.random() < 0.7:
+        if self.breaks and self.random.random() < 0.7:
             lasts_s = self.random.choice((0.5, 4.0, 14.0))
             self._down[frozenset((one, other))] = self.now + lasts_s
             for name, peer in ((one, other), (other, one)):
@@ -246,8 +273,8 @@ class World:
                 raise Violation(f"{site.name} received {site.chunks_received} pieces and needed {wanted}")
 
 
-def run(seed: int) -> World:
+def run(seed: int, breaks: bool = True) -> World:
     """One world, to its end."""
-    world = World(seed)
+    world = World(seed, breaks=breaks)
     world.run()
     return world

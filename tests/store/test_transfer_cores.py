@@ -5,7 +5,8 @@ from __future__ import annotations
 from distpool.store.transfer import fanout_core, pull_events
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.fanout_core import FanoutCore
-from distpool.store.transfer.pull_core import CHUNK_BYTES, PullCore
+from distpool.store.transfer.pull_core import PullCore
+from distpool.store.transfer.pull_state import CHUNK_BYTES
 from distpool.wire.objects import Extent
 from distpool.wire.site_to_site import SegmentClaim
 
@@ -50,13 +51,29 @@ def test_only_what_is_missing_is_asked_for_again() -> None:
     assert core.handle(chunk(1), 0.4) == []
 
 
-def test_when_the_home_is_gone_another_serves_and_then_nobody() -> None:
+def test_when_the_home_is_gone_another_serves_and_then_those_who_have_copies() -> None:
     core = pulling()
     other = [pull_events.AskChunks(OBJECT, "other", 0, 3 * CHUNK_BYTES)]
     assert core.handle(pull_events.SiteGone("home"), 1.0) == other
-    lost = core.handle(pull_events.SourceUnknown(KEY, "other"), 2.0)
+    assert core.handle(chunk(0), 1.1) == [pull_events.StoreChunk(KEY, 0)]
+    assert core.handle(pull_events.SourceUnknown(KEY, "other"), 2.0) == [pull_events.FindCopies("home")]
+    rest = [pull_events.AskChunks(OBJECT, "third", CHUNK_BYTES, 2 * CHUNK_BYTES)]
+    assert core.handle(pull_events.CopiesFound("home", "third", ("?", KEY)), 2.1) == rest
+    lost = core.handle(pull_events.SourceUnknown(KEY, "third"), 2.2)
     assert [type(effect) for effect in lost] == [pull_events.Lose, pull_events.Discard]
     assert not core.pulls
+    core.check_invariants()
+
+
+def test_what_nobody_has_a_copy_of_is_lost_after_a_while() -> None:
+    core = PullCore()
+    core.handle(pull_events.Wanted(OBJECT, 1), 0.0)
+    core.handle(pull_events.RoomMade(KEY), 0.0)
+    assert core.handle(pull_events.SiteGone("home"), 1.0) == [pull_events.FindCopies("home")]
+    assert core.handle(pull_events.SiteGone("home"), 1.1) == []
+    lost = core.handle(pull_events.TimePassed(), core.next_deadline() or 0.0)
+    assert lost[0] == pull_events.Lose(OBJECT, 1, "home is gone")
+    assert core.next_deadline() is None
     core.check_invariants()
 
 

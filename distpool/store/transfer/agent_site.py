@@ -16,7 +16,7 @@ import zmq
 
 from distpool.store.service import StoreService
 from distpool.store.transfer.admission import NodeAdmission
-from distpool.store.transfer.connections import Connections, Loop
+from distpool.store.transfer.connections import Connections, Find, Loop
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.evacuation import Evacuation
 from distpool.store.transfer.files import Files
@@ -54,7 +54,7 @@ class AgentSite:
         folder: Path,
         books: StoreService,
         listen: Callable[[Channel], str],
-        find: Callable[[str], None],
+        find: Find,
     ) -> None:
         self._books = books
         self._loop = loop
@@ -95,6 +95,10 @@ class AgentSite:
     def found(self, site: str, at: str, endpoint: str) -> None:
         """The scheduler said where a site is."""
         self._connections.found(site, at, endpoint)
+
+    def tell_copies(self, home: str, seeker: str) -> None:
+        """Somebody seeks copies of what a site that is gone had."""
+        self._site.tell_copies(home, seeker)
 
     def evacuate(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
         """The node leaves: have what is still needed taken over by another, then call ``done``."""

@@ -25,6 +25,10 @@ _HELLO = codec.encode(site_to_site.SiteHello())
 _MOST_WAITING = 10_000
 
 
+#: Asks the scheduler where a site is, or (True) that those who have copies of its objects tell us.
+Find = Callable[[str, bool], None]
+
+
 class Loop(Protocol):
     """The part of ``node.loop.Loop`` that is needed here."""
 
@@ -51,9 +55,7 @@ class Connections:
     :param find: asks the scheduler where a site is; answered by ``found``.
     """
 
-    def __init__(
-        self, loop: Loop, dialling: Channel, listening: Channel | None, find: Callable[[str], None], party: Party
-    ) -> None:
+    def __init__(self, loop: Loop, dialling: Channel, listening: Channel | None, find: Find, party: Party) -> None:
         keep_freed_memory()
         self._dialling = dialling
         self._listening = listening
@@ -91,7 +93,7 @@ class Connections:
             return
         if waiting is None:
             waiting = self._waiting[site] = deque(maxlen=_MOST_WAITING)
-            self._find(site)
+            self._find(site, False)
         waiting.append(data)
 
     def tell(self, site: str, message: site_to_site.Message) -> bool:
@@ -112,7 +114,11 @@ class Connections:
 
     def find(self, site: str) -> None:
         """Ask anew where a site is."""
-        self._find(site)
+        self._find(site, False)
+
+    def find_copies(self, site: str) -> None:
+        """A site is gone: ask for those who have copies of its objects."""
+        self._find(site, True)
 
     def stands_for(self, site: str) -> str:
         """Under which name it is reached."""

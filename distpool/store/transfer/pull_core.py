@@ -3,25 +3,23 @@
 No I/O, no clock: ``handle(event, now)`` returns what must be done; ``site`` is the shell.  However many tasks ask for
 an object, it is pulled once.  First there must be room; then its home is asked for a source; then pieces are asked for,
 a few at a time, so that no more than that is ever on the way.  What has come stays when a connection or a source is
-lost: only the rest is asked for again, from the same source or from another.
+lost: only the rest is asked for again, from the same source or from another.  When the home is gone, everybody is asked
+for copies.
 """
 
 from __future__ import annotations
-
-import enum
-from collections import deque
-
-import msgspec
 
 from distpool.store.transfer.pull_events import (
     AskChunks,
     AskSource,
     ChunkCame,
+    CopiesFound,
     CopyEvicted,
     Deliver,
     Discard,
     Effect,
     Event,
+    FindCopies,
     FindSite,
     LinkLost,
     LinkUp,
@@ -38,13 +36,18 @@ from distpool.store.transfer.pull_events import (
     TimePassed,
     Wanted,
 )
-from distpool.wire.objects import Extent
+from distpool.store.transfer.pull_state import (
+    CHUNK_BYTES,
+    RUN,
+    TRANSITIONS,
+    WINDOW,
+    Pull,
+    Search,
+    State,
+    chunk_bytes,
+    chunks,
+)
 
-#: A piece fits into one frame of an encrypted connection.
-CHUNK_BYTES = (1 << 18) - 512
-#: So many pieces are under way at a time, and are asked for in runs of so many: a question for each would cost as much
-#: time as the piece.
-WINDOW, RUN = 96, 16
 #: After so long without a piece, those under way are asked for again.
 _SILENT_S = 3.0
 #: A source is given up after so long without a piece, and the home is looked for anew.
@@ -53,42 +56,10 @@ _GIVE_UP_S = 12.0
 _ASK_AGAIN_S = 5.0
 #: Nothing came for so long, from anybody: the object is lost.
 _LOST_S = 60.0
+#: So long do those who have copies of what a home had that is gone have time to say so.
+_SEARCH_S = 3.0
 #: A copy that nobody asked for during so long is given up.
 _IDLE_S = 60.0
-
-
-class State(enum.Enum):
-    """How far a pull has come."""
-
-    ROOM = "room"
-    SEEKING = "seeking"
-    PULLING = "pulling"
-
-
-#: Legal transitions; anything else is a bug.
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.ROOM: frozenset({State.SEEKING}),
-    State.SEEKING: frozenset({State.PULLING}),
-    State.PULLING: frozenset({State.SEEKING, State.PULLING}),
-}
-
-
-class Pull(msgspec.Struct, eq=False):
-    """An object on its way here."""
-
-    extent: Extent
-    askers: list[int]
-    state: State = State.ROOM
-    source: str = ""
-    others: tuple[str, ...] = ()
-    #: pieces to be asked for, and those under way, by number
-    todo: deque[int] = msgspec.field(default_factory=deque)
-    asked: dict[int, None] = msgspec.field(default_factory=dict)
-    missing: int = 0
-    #: when the last piece came; when something was last asked
-    progress_at: float = 0.0
-    asked_at: float = 0.0
-    home_gone: bool = False
 
 
 class PullCore:
@@ -102,6 +73,7 @@ class PullCore:
         self.pulls: dict[str, Pull] = {}
         self.copies: dict[str, float] = {}
         self._keys: dict[str, set[str]] = {}
+        self._searches: dict[str, Search] = {}
         self._now = 0.0
         self._effects: list[Effect] = []
 
@@ -109,6 +81,7 @@ class PullCore:
         """When ``TimePassed`` must be reported."""
         deadlines = [self._deadline(pull) for pull in self.pulls.values() if pull.state is not State.ROOM]
         deadlines += [used + _IDLE_S for used in self.copies.values()]
+        deadlines += [search.until for search in self._searches.values()]
         return min(deadlines, default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -122,6 +95,8 @@ class PullCore:
         elif isinstance(event, CopyEvicted):
             if event.key in self.copies:
                 self._forget(event.key)
+        elif isinstance(event, CopiesFound):
+            self._on_copies(event)
         elif isinstance(event, TimePassed):
             self._on_time(now)
         elif isinstance(event, (LinkUp, LinkLost, SiteGone)):
@@ -144,7 +119,7 @@ class PullCore:
             assert len(pull.asked) <= WINDOW
             assert not pull.asked.keys() & set(pull.todo)
             if pull.state is not State.ROOM:
-                assert 0 < pull.missing <= _chunks(pull.extent)
+                assert 0 < pull.missing <= chunks(pull.extent)
                 assert pull.missing == len(pull.asked) + len(pull.todo)
         known = {key for keys in self._keys.values() for key in keys}
         assert known == self.pulls.keys() | self.copies.keys()
@@ -178,7 +153,7 @@ class PullCore:
             self._lose(pull, event.reason)
         elif isinstance(event, RoomMade):
             if pull.state is State.ROOM:
-                pull.missing = _chunks(pull.extent)
+                pull.missing = chunks(pull.extent)
                 pull.todo.extend(range(pull.missing))
                 pull.progress_at = self._now
                 self._seek(pull)
@@ -190,14 +165,15 @@ class PullCore:
                 self._pull_from(pull, event.source)
         elif isinstance(event, SourceUnknown) and pull.state is not State.ROOM:
             if pull.state is State.PULLING and event.source == pull.source:
+                pull.searched |= event.source == pull.extent.home
                 self._on_source_failed(pull, f"{event.source} no longer has it")
             elif pull.state is State.SEEKING and event.source == pull.extent.home:
-                pull.home_gone = True
+                pull.home_gone = pull.searched = True
                 self._try_others(pull, f"{event.source}, where it was made, no longer has it")
 
     def _on_chunk(self, pull: Pull, event: ChunkCame) -> None:
         number, rest = divmod(event.offset, CHUNK_BYTES)
-        if rest or pull.state is State.ROOM or event.size_bytes != _chunk_bytes(pull.extent, number):
+        if rest or pull.state is State.ROOM or event.size_bytes != chunk_bytes(pull.extent, number):
             return
         if number in pull.asked:
             del pull.asked[number]
@@ -207,6 +183,7 @@ class PullCore:
             return
         pull.missing -= 1
         pull.progress_at = self._now
+        pull.searched = pull.cut = False
         self._effects.append(StoreChunk(pull.extent.key, event.offset))
         if pull.missing:
             self._fill(pull)
@@ -226,19 +203,39 @@ class PullCore:
                 pull.home_gone = False
                 self._seek(pull)
             elif not seeking and event.site == pull.source:
+                pull.cut = False
                 self._fill(pull)
         elif isinstance(event, LinkLost):
             if not seeking and event.site == pull.source:
+                pull.cut = True
                 self._take_back(pull)
         else:
-            if event.site == pull.extent.home:
-                pull.home_gone = True
+            news = event.site == pull.extent.home and not pull.home_gone
+            pull.home_gone |= news
             pull.others = tuple(other for other in pull.others if other != event.site)
-            if event.site == (pull.extent.home if seeking else pull.source):
+            if news if seeking else event.site == pull.source:
                 self._on_source_failed(pull, f"{event.site} is gone")
 
+    def _on_copies(self, event: CopiesFound) -> None:
+        search = self._searches.get(event.home)
+        if search is None:
+            return
+        for key in event.keys:
+            search.holders.setdefault(key, []).append(event.site)
+            pull = self.pulls.get(key)
+            if pull is not None and event.site not in (pull.source, *pull.others):
+                pull.others += (event.site,)
+                if pull.state is State.SEEKING and pull.home_gone:
+                    self._try_others(pull, pull.reason)
+
     def _on_time(self, now: float) -> None:
+        over = {home for home, search in self._searches.items() if search.until <= now}
+        for home in over:
+            del self._searches[home]
         for pull in list(self.pulls.values()):
+            if pull.state is State.SEEKING and pull.home_gone and pull.extent.home in over:
+                self._lose(pull, pull.reason)
+                continue
             if pull.state is State.ROOM or self._deadline(pull) > now:
                 continue
             if now >= pull.progress_at + _LOST_S:
@@ -247,10 +244,12 @@ class PullCore:
             elif pull.state is State.SEEKING:
                 self._effects.append(FindSite(pull.extent.home))
                 self._seek(pull)
-            elif now >= pull.progress_at + _GIVE_UP_S and pull.source != pull.extent.home:
+            elif (pull.cut or now >= pull.progress_at + _GIVE_UP_S) and pull.source != pull.extent.home:
                 self._on_source_failed(pull, f"{pull.source} is silent")
+            elif pull.cut and pull.others:
+                self._pull_from_another(pull)  # the home may come back, but there is no need to wait for it
             else:
-                if now >= pull.progress_at + _GIVE_UP_S:
+                if pull.cut or now >= pull.progress_at + _GIVE_UP_S:
                     self._effects.append(FindSite(pull.source))
                 self._take_back(pull)
                 self._effects.append(AskSource(pull.extent))  # still here: whoever serves us must not forget it
@@ -263,7 +262,7 @@ class PullCore:
     def _deadline(self, pull: Pull) -> float:
         lost_at = pull.progress_at + _LOST_S
         if pull.state is State.SEEKING:
-            return min(lost_at, pull.asked_at + _ASK_AGAIN_S)
+            return lost_at if pull.home_gone else min(lost_at, pull.asked_at + _ASK_AGAIN_S)
         return min(lost_at, max(pull.progress_at, pull.asked_at) + _SILENT_S)
 
     def _move(self, pull: Pull, state: State) -> None:
@@ -280,9 +279,13 @@ class PullCore:
     def _pull_from(self, pull: Pull, source: str) -> None:
         self._move(pull, State.PULLING)
         self._take_back(pull)
-        pull.source = source
+        pull.source, pull.cut = source, False
         pull.asked_at = self._now
         self._fill(pull)
+
+    def _pull_from_another(self, pull: Pull) -> None:
+        source, pull.others = pull.others[0], pull.others[1:]
+        self._pull_from(pull, source)
 
     def _fill(self, pull: Pull) -> None:
         if len(pull.asked) > WINDOW - RUN:
@@ -312,11 +315,27 @@ class PullCore:
 
     def _try_others(self, pull: Pull, reason: str) -> None:
         """The home cannot help any more."""
-        if not pull.others:
+        if pull.others:
+            self._pull_from_another(pull)
+        elif pull.searched:
             self._lose(pull, reason)
-            return
-        source, pull.others = pull.others[0], pull.others[1:]
-        self._pull_from(pull, source)
+        else:
+            self._search(pull, reason)
+
+    def _search(self, pull: Pull, reason: str) -> None:
+        home = pull.extent.home
+        pull.searched, pull.reason = True, reason
+        search = self._searches.get(home)
+        if search is None:
+            search = self._searches[home] = Search(self._now + _SEARCH_S)
+            self._effects.append(FindCopies(home))
+        pull.others = tuple(search.holders.get(pull.extent.key, ()))
+        if pull.others:
+            self._pull_from_another(pull)
+        else:
+            self._move(pull, State.SEEKING)
+            self._take_back(pull)
+            pull.source = ""
 
     def _lose(self, pull: Pull, reason: str) -> None:
         del self.pulls[pull.extent.key]
@@ -335,11 +354,3 @@ class PullCore:
         keys.discard(key)
         if not keys:
             del self._keys[object_id]
-
-
-def _chunks(extent: Extent) -> int:
-    return -(-extent.size_bytes // CHUNK_BYTES)
-
-
-def _chunk_bytes(extent: Extent, number: int) -> int:
-    return min(CHUNK_BYTES, extent.size_bytes - number * CHUNK_BYTES)

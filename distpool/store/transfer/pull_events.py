@@ -68,6 +68,14 @@ class SiteGone(msgspec.Struct, frozen=True):
     site: str
 
 
+class CopiesFound(msgspec.Struct, frozen=True):
+    """``site`` has copies of these objects of a home that is gone."""
+
+    home: str
+    site: str
+    keys: tuple[str, ...]
+
+
 class ObjectsEnded(msgspec.Struct, frozen=True):
     """Nobody needs these any more."""
 
@@ -94,6 +102,7 @@ Event = (
     | LinkUp
     | LinkLost
     | SiteGone
+    | CopiesFound
     | ObjectsEnded
     | CopyEvicted
     | TimePassed
@@ -142,6 +151,12 @@ class FindSite(msgspec.Struct, frozen=True):
     site: str
 
 
+class FindCopies(msgspec.Struct, frozen=True):
+    """A home is gone: ask everybody for copies of its objects; answered by ``CopiesFound``, by each who has some."""
+
+    home: str
+
+
 class Deliver(msgspec.Struct, frozen=True):
     """It is here: tell who asked."""
 
@@ -163,4 +178,4 @@ class Discard(msgspec.Struct, frozen=True):
     key: str
 
 
-Effect = MakeRoom | AskSource | AskChunks | StoreChunk | TellReceived | FindSite | Deliver | Lose | Discard
+Effect = MakeRoom | AskSource | AskChunks | StoreChunk | TellReceived | FindSite | FindCopies | Deliver | Lose | Discard

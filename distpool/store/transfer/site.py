@@ -14,6 +14,7 @@ from distpool import crashpoints
 from distpool.store.transfer import fanout_core, pull_core, pull_events
 from distpool.store.transfer.connections import Connections, Loop
 from distpool.store.transfer.files import Files
+from distpool.store.transfer.pull_state import CHUNK_BYTES, RUN
 from distpool.wire import site_to_site as says
 from distpool.wire.objects import Extent, Place
 
@@ -62,6 +63,7 @@ class Site:
             says.SourceFailed: self._on_source_failed,
             says.SourceNamed: self._on_source_named,
             says.SourceUnknown: self._on_source_unknown,
+            says.CopiesHere: self._on_copies_here,
             says.Received: lambda site, message: self._share(fanout_core.Received(message.key, site)),
             says.ChunksWanted: self._on_chunks_wanted,
             says.ObjectsEnded: lambda site, message: self.on_ended(message.object_ids),
@@ -97,6 +99,12 @@ class Site:
         names = tuple(object_ids)
         self._share(fanout_core.Ended(names))
         self._pull(pull_events.ObjectsEnded(names))
+
+    def tell_copies(self, home: str, seeker: str) -> None:
+        """Somebody seeks copies of what ``home`` had, which is gone."""
+        keys = [key for key in self._pulls.copies if self._extents[key].home == home]
+        if keys:
+            self.connections.ask(seeker, says.CopiesHere(home, keys))
 
     def evict(self, segment: str) -> int:
         """Give up a copy; returns the memory that came free."""
@@ -166,9 +174,9 @@ class Site:
     def _on_chunks_wanted(self, site: str, message: says.ChunksWanted) -> None:
         extent, key = message.extent, message.extent.key
         complete = self.files.copies[key] if key in self._pulls.copies else None
-        given, size_bytes = 0, min(message.size_bytes, pull_core.RUN * pull_core.CHUNK_BYTES)
+        given, size_bytes = 0, min(message.size_bytes, RUN * CHUNK_BYTES)
         if 0 <= message.offset <= extent.size_bytes - size_bytes:
-            for piece in self.files.pieces(extent, complete, message.offset, size_bytes, pull_core.CHUNK_BYTES):
+            for piece in self.files.pieces(extent, complete, message.offset, size_bytes, CHUNK_BYTES):
                 crashpoints.reach("transfer.serving")
                 if not self.connections.reply(site, says.Chunk(key, message.offset + given), piece):
                     return  # it asks again when it is back
@@ -199,6 +207,9 @@ class Site:
         if extent is not None:
             named = extent.home if self.connections.stands_for(extent.home) == site else site
             self._pull(pull_events.SourceUnknown(message.key, named))
+
+    def _on_copies_here(self, site: str, message: says.CopiesHere) -> None:
+        self._pull(pull_events.CopiesFound(message.home, site, tuple(message.keys)))
 
     def _pull(self, event: pull_events.Event, data: memoryview | None = None) -> None:
         connections = self.connections
@@ -243,6 +254,8 @@ class Site:
                     crashpoints.reach("transfer.received")
                 elif isinstance(effect, pull_events.FindSite):
                     connections.find(effect.site)
+                elif isinstance(effect, pull_events.FindCopies):
+                    connections.find_copies(effect.home)
                 elif isinstance(effect, pull_events.Discard):
                     self._discard(effect.key)
                 else:
