@@ -41,13 +41,15 @@ from distpool.wire.gatekeeper import Gatekeeper
 from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkUp, Patience
 from distpool.wire.resources import Shape
 from distpool.wire.security import Token
+from distpool.wire.silence import silence_s
 
 if TYPE_CHECKING:
     from distpool.scheduler.server import Server
 
 log = logging.getLogger("distpool.node")
 
-_HEARTBEAT_S = 2.0
+#: So many signs of life in the time that a node may be silent.
+_HEARTBEATS = 5
 #: How long last words may take to leave the process.
 _LINGER_S = 1.0
 #: How long a scheduler may take to answer a node that wants to join.
@@ -221,6 +223,7 @@ class Member:
         from distpool.scheduler.core import SchedulerCore
         from distpool.scheduler.server import Server
 
+        patience_s = silence_s()
         Gatekeeper(self._context, self._token.keys)
         channel = Channel(self._context, b"s", self._token.keys)
         channel.watch_links(self._bell.ring)
@@ -237,7 +240,10 @@ class Member:
             ) from error
         self._token = Token(f"{host}:{endpoint.rpartition(':')[2]}", self._token.secret)
         core = SchedulerCore(
-            cluster=self._token.address, lease_prefix=f"{self._config.node}-{self._incarnation}", gathers=True
+            cluster=self._token.address,
+            lease_prefix=f"{self._config.node}-{self._incarnation}",
+            silence_s=patience_s,
+            gathers=True,
         )
         self._channels.append(channel)
         return Server(core, self._loop, channel, remote=True)
@@ -262,7 +268,7 @@ class Member:
         return AgentCore(
             hello,
             spares=spares,
-            heartbeat_s=_HEARTBEAT_S,
+            heartbeat_s=silence_s() / _HEARTBEATS,
             preload=config.preload,
             incarnation=self._incarnation,
             memory=config.memory,

@@ -27,11 +27,12 @@ from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.driver_to_scheduler import DriverHeartbeat, DriverHello
 from distpool.wire.scheduler_to_driver import Ping, Refused
+from distpool.wire.silence import silence_s
 
 #: Where the kernel does not tell of a process's end, it is looked for so often.
 _LOOK_S = 1.0
-#: How often the connections of drivers on other machines are tried.
-_PING_S = 3.0
+#: The connections of drivers on other machines are tried so often in the time that they may be silent.
+_PINGS = 3.3
 
 
 class Server:
@@ -47,7 +48,7 @@ class Server:
         self._loop = loop
         self._channel = channel
         self._machine = process_space()
-        self._ping_at = time.monotonic() + _PING_S if remote else None
+        self._ping_at = time.monotonic() + silence_s() / _PINGS if remote else None
         self._local_agents: dict[str, Callable[[scheduler_to_agent.Message], None]] = {}
         #: driver -> descriptor that is readable when its process has ended
         self._watched: dict[str, int] = {}
@@ -150,7 +151,7 @@ class Server:
 
     def _ping(self, now: float) -> None:
         """Drivers on other machines live as long as their connections do."""
-        self._ping_at = now + _PING_S
+        self._ping_at = now + silence_s() / _PINGS
         ping = (codec.encode(Ping()),)
         for driver in list(self._core.book.drivers.values()):
             if driver.watched or not driver.greeted:

@@ -27,6 +27,7 @@ import zmq
 from distpool.wire.doorbell import Doorbell
 from distpool.wire.frames import FRAME_BYTES, Frame, in_pieces, put_together
 from distpool.wire.shortcuts import Shortcuts
+from distpool.wire.silence import silence_s
 from distpool.wire.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ _AT_ONCE, _BULKS_AT_ONCE = 256, 32
 _ZERO_COPY_BYTES = 65536
 #: What encryption adds to a frame, and more.
 _FRAME_MARGIN_BYTES = 1 << 10
-#: Seconds that a caller may take to authenticate; and after which a silent connection is looked at, and given up.
-#: ZeroMQ's own threads do this, so a process that computes for long without the interpreter's lock is not given up.
-_HANDSHAKE_S, _HEARTBEAT_S, _SILENCE_S = 10, 3, 12
+#: Seconds that a caller may take to authenticate.
+_HANDSHAKE_S = 10
+#: Shares of the time that a peer may be silent after which its connection is looked at, and given up.  ZeroMQ's own
+#: threads do this, so a process that computes for long without the interpreter's lock is not given up.
+_HEARTBEAT, _SILENCE = 0.3, 1.2
 #: Options of local endpoints that those of TCP differ from.
 _LOCAL = ((zmq.CURVE_SERVER, 0), (zmq.MAXMSGSIZE, -1), (zmq.HEARTBEAT_IVL, 0))
 #: Seconds between attempts to connect over TCP that are not answered at all.
@@ -198,9 +201,11 @@ class Channel:
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES + _FRAME_MARGIN_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_S * 1000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_S * 1000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_S * 1000)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, _SILENCE_S * 1000)
+        silence_ms = silence_s() * 1000
+        socket.setsockopt(zmq.HEARTBEAT_IVL, int(_HEARTBEAT * silence_ms))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(_SILENCE * silence_ms))
+        # (The protocol's own field of it ends at 6,553 s.)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, min(6_500_000, int(_SILENCE * silence_ms)))
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_S * 1000)
 
     def disconnect(self, peer: bytes) -> None:

@@ -110,10 +110,11 @@ def test_nested_work_waits_for_a_scheduler_that_is_away(distpool: Command, tmp_p
 
 def test_a_scheduler_that_is_stopped_for_long_and_goes_on(distpool: Command, tmp_path: Path) -> None:
     """For longer than nodes and programs may be silent."""
+    distpool.environment["DISTPOOL_SILENCE_S"] = "1"
     running = Running(distpool, tmp_path, "plain")
     os.kill(running.head, signal.SIGSTOP)
     try:
-        subprocess.run(["sleep", "12"], check=True)
+        subprocess.run(["sleep", "2.5"], check=True)
     finally:
         os.kill(running.head, signal.SIGCONT)
     running.finish()
