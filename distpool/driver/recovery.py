@@ -75,6 +75,12 @@ class _There:
         self._packed = packed
 
 
+_OF_A_GANG = (
+    "it was made by a call on several workers at once (the option gang), which does not run again for one of its "
+    "results: submit the call again"
+)
+
+
 class Recovery:
     """One per session.
 
@@ -95,7 +101,7 @@ class Recovery:
         self._note_ended()
         store = self._session.store
         made = task.made
-        if result.status != OK or task.call is not None or (made is None and stored is None):
+        if result.status != OK or (made is None and stored is None):
             return PackedOutcome(result, stored, store)
         if made is None:
             made = self._describe(pool, task)
@@ -114,6 +120,8 @@ class Recovery:
         most = retries + task.deaths
         if not retries:  # it never runs again
             return Made(task.function.name, None, (), most, 0, 0)
+        if task.call is not None:
+            return Made(task.function.name, None, (), most, retries, 0, forgotten=_OF_A_GANG)
         size_bytes = len(message.payload) + _ENTRY_BYTES
         inputs: list[Made | Argument] = []
         for packed in task.inputs:

@@ -153,3 +153,19 @@ def test_what_is_remembered_goes_with_the_results(executor: DistExecutor, runs: 
     last.result()
     lineage.check_invariants()
     assert len(lineage) == 1
+
+
+def test_results_of_a_gang_are_not_computed_again(executor: DistExecutor, runs: str) -> None:
+    future = executor.with_options(gang=2).submit(made, 1.0, runs)
+    distpool.wait([future], 1)
+    whole: Any = future._packed
+    for outcome in whole._outcomes:
+        for location in outcome.value.objects:
+            os.unlink(current_session().store.folder / location.segment)
+    with pytest.raises(ObjectLostError, match=r"\(the option gang\), which does not run again"):
+        future.result(60)
+    dependent = executor.submit(len, future)
+    with pytest.raises(distpool.DependencyError, match="the option gang"):
+        dependent.result(60)
+    assert count(runs) == 2
+    assert executor.submit(abs, -1).result(60) == 1
