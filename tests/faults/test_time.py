@@ -152,6 +152,72 @@ def test_a_time_limit_is_not_charged_to_who_waits(tmp_path: Path) -> None:
         assert all(future.result(60) is None for future in futures)
 
 
+def _through_executor(note: str) -> BaseException | None:
+    with DistExecutor(2) as executor:
+        with distpool.options(timeout_s=0.5):
+            late = executor.submit(ignore_signals, note)
+        neighbours = [executor.submit(double, number) for number in range(30)]
+        assert [neighbour.result(60) for neighbour in neighbours] == [2 * number for number in range(30)]
+        return _raised(late)
+
+
+def _through_strict_executor(note: str) -> BaseException | None:
+    with distpool.futures.ProcessPoolExecutor(2) as executor:
+        with distpool.options(timeout_s=0.5):
+            late = executor.submit(ignore_signals, note)
+        error = _raised(late)
+        # A time limit is no crash: the pool is as good as before.
+        assert list(executor.map(double, range(30))) == [2 * number for number in range(30)]
+        return error
+
+
+def _through_pool(note: str) -> BaseException | None:
+    with distpool.multiprocessing.Pool(2) as pool:
+        with distpool.options(timeout_s=0.5):
+            late = pool.apply_async(ignore_signals, (note,))
+        assert pool.map(double, range(30), chunksize=3) == [2 * number for number in range(30)]
+        try:
+            late.get(60)
+        except BaseException as error:
+            return error
+    return None
+
+
+def _through_joblib(note: str) -> BaseException | None:
+    joblib = pytest.importorskip("joblib")
+    import distpool.joblib  # registers itself
+
+    with joblib.parallel_config(backend="distpool", n_jobs=2), distpool.options(timeout_s=0.5):
+        try:
+            joblib.Parallel(batch_size=1)(
+                joblib.delayed(ignore_signals if number == 3 else double)(note if number == 3 else number)
+                for number in range(8)
+            )
+        except BaseException as error:
+            assert joblib.Parallel()(joblib.delayed(double)(number) for number in range(8)) == list(range(0, 16, 2))
+            return error
+        finally:
+            distpool.shutdown()  # it keeps its pool
+    return None
+
+
+DOORS = [_through_executor, _through_strict_executor, _through_pool, _through_joblib]
+
+
+@pytest.mark.parametrize("door", DOORS, ids=[door.__name__[1:] for door in DOORS])
+def test_a_time_limit_is_the_same_through_every_door(
+    tmp_path: Path, door: Callable[[str], BaseException | None]
+) -> None:
+    note = tmp_path / "pid"
+    error = door(str(note))
+    assert isinstance(error, TaskTimeoutError), error
+    assert isinstance(error, TimeoutError)
+    assert "was stopped after timeout_s=0.5 seconds" in str(error)
+    pid = int(note.read_text()) if note.exists() and note.read_text() else 0  # under load it may not have begun
+    while pid and os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.01)
+
+
 def test_no_clock_that_jumps_is_used() -> None:
     """Deadlines come from a clock that only goes forward."""
     root = Path(distpool.__file__).parent
