@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import socket
 import time
 from collections.abc import Callable
@@ -31,8 +30,9 @@ from distpool.node.core import AgentCore
 from distpool.node.events import SchedulerSaid
 from distpool.node.folders import sweep
 from distpool.node.loop import Loop
-from distpool.node.ports import bind_first_free
+from distpool.node.ports import bind_first_free, make_room_for_strangers
 from distpool.node.sampler import Sampler
+from distpool.node.strangers import Strangers
 from distpool.wire import codec, scheduler_to_agent
 from distpool.wire.agent_to_scheduler import AgentGoodbye, AgentHello, SiteWanted
 from distpool.wire.channel import Channel
@@ -56,10 +56,6 @@ _LINGER_S = 1.0
 _JOIN_S = 30.0
 #: How often what killed programs have left is looked for, which is to list two or three folders.
 _SWEEP_S = 5.0
-#: Callers who fail to authenticate are worth a line so often, with their number.
-_REFUSED_LINE_S = 60.0
-#: Of the core that opens the doors to strangers: connections that are not authenticated yet take descriptors.
-_DESCRIPTORS = 65536
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -91,7 +87,6 @@ class Member:
         from distpool.store.transfer.agent_site import AgentSite
 
         _begin_log()
-        _raise_descriptor_limit()
         self._config = config
         #: A node may come back under the name that it was given; what it names must be told from what it named before.
         self._incarnation = os.urandom(2).hex()
@@ -101,13 +96,14 @@ class Member:
         self._token = Token.parse(member.token)
         self._node_file = -1
         self._orphaned_at: float | None = None
-        self._refused = 0
-        self._refused_line_at: float | None = None
+        self._strangers = Strangers(loop)
         self._patience = Patience(_JOIN_S)
         self._was_up = False
         self._bell = Doorbell()
         loop.watch(self._bell.fd, self._on_links)
         self._channels: list[Channel] = []
+        #: Those that report what becomes of connections.
+        self._watched: list[Channel] = []
         self.announcement = b""
         keys = self._token.keys
         self._server = self._open_scheduler() if member.head else None
@@ -129,7 +125,7 @@ class Member:
             keys,
             Path(config.store),
             books,
-            lambda channel: bind_first_free(channel, facts),
+            partial(self._listen_for_sites, facts),
             lambda site, copies: to_scheduler(SiteWanted(site, copies)),
         )
         self.agent = Agent(
@@ -152,7 +148,6 @@ class Member:
         if member.foreground:
             loop.watch(0, loop.stop)
         loop.add_timer(lambda: self._orphaned_at, self._on_orphaned)
-        loop.add_timer(lambda: self._refused_line_at, self._tell_refused)
         self._sweep_at = time.monotonic() + _SWEEP_S
         loop.add_timer(lambda: self._sweep_at, self._sweep)
 
@@ -166,7 +161,7 @@ class Member:
             self._server.start()
         else:
             channel = self._agent_channel
-            channel.watch_links(self._bell.ring)
+            self._watch(channel)
             try:
                 channel.connect(f"tcp://{self._token.address}", b"s")
             except OSError as error:
@@ -226,7 +221,8 @@ class Member:
         patience_s = silence_s()
         Gatekeeper(self._context, self._token.keys)
         channel = Channel(self._context, b"s", self._token.keys)
-        channel.watch_links(self._bell.ring)
+        self._watch(channel)
+        make_room_for_strangers()
         if self._member.private:  # its address is nowhere but in the program; the user can ask it all the same
             channel.bind(scheduler_endpoint(self._config.root))
         host, _, port = self._token.address.rpartition(":")
@@ -283,19 +279,25 @@ class Member:
             tuple(sorted({**dict(machine.custom_resources()), **dict(wanted.custom)}.items())),
         )
 
+    def _listen_for_sites(self, facts: ClusterFacts, channel: Channel) -> str:
+        self._watch(channel)
+        return bind_first_free(channel, facts)
+
     # -- connections --------------------------------------------------------------------------------------------
+
+    def _watch(self, channel: Channel) -> None:
+        channel.watch_links(self._bell.ring)
+        self._watched.append(channel)
 
     def _on_links(self) -> None:
         self._bell.answer()
-        for channel in self._channels:
+        for channel in self._watched:
             while channel.link_events:
                 self._on_link(channel.link_events.popleft())
 
     def _on_link(self, event: LinkEvent) -> None:
         if isinstance(event, CallerRefused):
-            self._refused += 1
-            if self._refused_line_at is None:
-                self._tell_refused(time.monotonic())
+            self._strangers.refused(event.endpoint, time.monotonic())
             return
         self._patience.note(event)
         if isinstance(event, LinkDown):
@@ -314,18 +316,6 @@ class Member:
         sweep()
         self._sweep_at = now + _SWEEP_S
 
-    def _tell_refused(self, now: float) -> None:
-        if not self._refused:
-            self._refused_line_at = None
-            return
-        log.warning(
-            "%d connection attempt(s) to %s did not authenticate: another key, or no distpool program",
-            self._refused,
-            self._token.address,
-        )
-        self._refused = 0
-        self._refused_line_at = now + _REFUSED_LINE_S
-
     def _on_orphaned(self, now: float) -> None:
         log.error("no scheduler at %s for %g s: this node ends", self._token.address, self._member.orphaned_s)
         self._orphaned_at = None
@@ -339,11 +329,3 @@ def _begin_log() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import resource
 
 from distpool.node.control import ClusterFacts
 from distpool.wire.channel import Channel
+
+#: Connections that are not authenticated yet take descriptors of whoever listens, which tasks need too.
+_DESCRIPTORS = 65536
 
 
 def bind_first_free(channel: Channel, facts: ClusterFacts) -> str:
@@ -13,6 +18,7 @@ def bind_first_free(channel: Channel, facts: ClusterFacts) -> str:
 
     :raises OSError: when none is free.
     """
+    make_room_for_strangers()
     for port in range(facts.first_port, facts.last_port + 1):
         try:
             endpoint = channel.bind(f"tcp://{facts.bind_host}:{port or '*'}")
@@ -26,3 +32,12 @@ def bind_first_free(channel: Channel, facts: ClusterFacts) -> str:
         f"all ports from {facts.first_port} to {facts.last_port} on {facts.bind_host} are in use: start the node with "
         "a larger range for --worker-ports",
     )
+
+
+def make_room_for_strangers() -> None:
+    """Have this process, which listens on TCP, hold as many connections as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
