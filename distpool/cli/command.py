@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from distpool.cli import doctor, memory, nodes, start, status
-from distpool.errors import ConnectError
 from distpool.version import __version__
 
 
@@ -42,6 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return int(parsed.run(parsed))
-    except ConnectError as error:
+    except OSError as error:  # a ``ConnectError``, or the system's own words: no space, no permission
         print(f"distpool: {error}", file=sys.stderr)
         return 1

@@ -24,13 +24,22 @@ TOKEN_FILE_VARIABLE = "DISTPOOL_TOKEN_FILE"
 
 
 def state_folder() -> Path:
-    """``$XDG_STATE_HOME/distpool``, by default ``~/.local/state/distpool``; made when it is not there."""
+    """``$XDG_STATE_HOME/distpool``, by default ``~/.local/state/distpool``; made when it is not there.
+
+    :raises ConnectError: when that is not possible.
+    """
     base = os.environ.get("XDG_STATE_HOME", "")
     # The specification wants relative paths ignored.
     parent = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
-    parent.mkdir(parents=True, exist_ok=True)
     folder = parent / "distpool"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConnectError(
+            f"the folder {folder}, in which tokens of clusters and logs of nodes are kept, cannot be made: "
+            f"{error.strerror or error}. Set XDG_STATE_HOME to a folder that can be written"
+        ) from error
     return folder
 
 
@@ -41,14 +50,22 @@ def _subfolder(name: str) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600; readers see the old one or the new one."""
+    """Write a file of mode 0600; readers see the old one or the new one.
+
+    :raises ConnectError: when that is not possible; nothing is left then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ConnectError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 # -- tokens --------------------------------------------------------------------------------------------------
@@ -189,20 +206,25 @@ def remove_node_file(node: str) -> None:
 
 def running_nodes() -> list[NodeFile]:
     """The nodes of this user that run here; files of others that do not any more are removed."""
-    found = []
-    for path in sorted(_subfolder("nodes").glob("*.json")):
+    found: list[NodeFile] = []
+    try:
+        paths = sorted(_subfolder("nodes").glob("*.json"))
+    except OSError:
+        return found  # there is no such folder, and none can be made: no node can have told of itself
+    for path in paths:
         if is_running(path.stem):
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 found.append(msgspec.json.decode(path.read_bytes(), type=NodeFile))
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # read-only by now
+                path.unlink()
     return found
 
 
 def is_running(node: str) -> bool:
     """Whether a node of this name runs here."""
     try:
-        fd = os.open(_node_path(node), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(_node_path(node), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:

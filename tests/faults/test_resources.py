@@ -17,7 +17,7 @@ RunScript = Callable[..., str]
 _root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may mount")
 
 PROGRAM = '''
-import ctypes, os, resource, subprocess, sys
+import contextlib, ctypes, os, resource, subprocess, sys
 
 def alone(*mounts, read_only=()):
     """Have a mount namespace of our own, with these in memory and those as they are, but read-only."""
@@ -137,3 +137,43 @@ def test_few_processes(run_script: RunScript, tmp_path: Path, more: int, outcome
     lines = [line for line in run_script(driver).splitlines() if line.strip()]
     assert lines[0].startswith(outcome), lines
     assert lines[-1].strip() == "end", lines
+
+
+COMMANDS = """
+    def command(*words):
+        done = subprocess.run([sys.executable, "-m", "distpool", *words], capture_output=True, text=True, timeout=40)
+        print(done.returncode, " ".join((done.stdout + done.stderr).split()))
+    command("start", "--head", "--host", "127.0.0.1", "--port", "0", "--num-cpus", "1")
+    command("status")
+    command("stop")
+"""
+
+
+@_root
+@pytest.mark.parametrize("inside", ["", "state"])
+def test_a_home_that_is_read_only(run_script: RunScript, tmp_path: Path, inside: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    taken = f"    os.environ['HOME'] = os.environ['XDG_STATE_HOME'] = {str(home / inside)!r}\n"
+    taken += f"    alone(read_only=[{str(home)!r}])\n"
+    start, status, stop, task, end = lines_of(run_script, taken + COMMANDS, SMALL)
+    assert start.startswith(f"1 distpool: the folder {home / inside}/distpool, in which tokens of clusters and logs")
+    assert "cannot be made: Read-only file system. Set XDG_STATE_HOME to a folder that can be written" in start
+    assert "Traceback" not in status + stop
+    assert (status[0], stop[0]) == ("0", "0")
+    assert (task, end) == ("4", "end")
+
+
+@_root
+def test_a_home_that_is_full(run_script: RunScript, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    taken = f"    os.environ['HOME'] = os.environ['XDG_STATE_HOME'] = {str(home)!r}\n"
+    taken += f"    alone(('size=64k', {str(home)!r}))\n"
+    taken += f"    with contextlib.suppress(OSError), open({str(home / 'filler')!r}, 'wb', 0) as filler:\n"
+    taken += "        while True:\n            filler.write(bytes(4096))\n"
+    start, status, stop, task, end = lines_of(run_script, taken + COMMANDS, SMALL)
+    assert start.startswith(f"1 distpool: {home}/distpool/"), start
+    assert start.endswith("cannot be written: No space left on device"), start
+    assert "Traceback" not in start + status + stop
+    assert (task, end) == ("4", "end")
