@@ -27,6 +27,12 @@ _GRACE_S = 15
 #: With these a container never starts.
 _NEVER = ("InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError")
 _FAILING = (*_NEVER, "ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "RunContainerError")
+#: What to do about a status that the API server answers with.
+_CURES = {
+    401: "are your credentials still valid? kubectl auth whoami",
+    403: "the account needs the rights in deploy/kubernetes: kubectl apply -k deploy/kubernetes -n NAMESPACE",
+    404: "is that the name of a namespace there? kubectl get namespaces",
+}
 _IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -84,6 +90,10 @@ def _client(engine: Kubernetes) -> tuple[Any, str]:
     return client.CoreV1Api(client.ApiClient(configuration)), engine.namespace or namespace
 
 
+class NoAnswer(ProvisionError):
+    """Whether what was asked for was done is not known."""
+
+
 class KubernetesProvisioner:
     """Creates and deletes pods.
 
@@ -118,8 +128,14 @@ class KubernetesProvisioner:
             raise ProvisionError(f"there are {len(self._pods)} pods, which is the most")
         self._last += 1  # a pod of the same name may not have ended yet
         name = f"{self._cluster}-{self._last}"
-        self._call(self._api.create_namespaced_pod, self._namespace, self._pod(name, node))
         self._pods[node] = name, time.monotonic()
+        try:
+            self._call(self._api.create_namespaced_pod, self._namespace, self._pod(name, node))
+        except NoAnswer:
+            pass  # it may have been created all the same: the next list says so
+        except ProvisionError:
+            del self._pods[node]
+            raise
 
     def release(self, node: str) -> None:
         """See ``Provisioner``."""
@@ -259,10 +275,14 @@ class KubernetesProvisioner:
         try:
             return method(*arguments, _request_timeout=_ANSWER_S, **options)
         except ApiException as error:
-            words = f"{error.status} {error.reason}"
+            words, reason = f"{error.status} {error.reason}", ""
             with contextlib.suppress(TypeError, ValueError, AttributeError):
-                words = json.loads(error.body).get("message") or words
+                said = json.loads(error.body)
+                words, reason = said.get("message") or words, said.get("reason", "")
+            if reason == "AlreadyExists":
+                raise NoAnswer("Kubernetes has it already, from a request whose answer was lost") from None
             lasting = error.status in (401, 403, 404, 422) and "quota" not in words
-            raise ProvisionError(f"Kubernetes refuses ({error.status}): {words}", hopeless=lasting) from None
+            cure = next((f" ({cure})" for status, cure in _CURES.items() if status == error.status and lasting), "")
+            raise ProvisionError(f"Kubernetes refuses ({error.status}): {words}{cure}", hopeless=lasting) from None
         except (HTTPError, OSError) as error:
-            raise ProvisionError(f"Kubernetes does not answer: {error}") from None
+            raise NoAnswer(f"Kubernetes does not answer: {error}") from None

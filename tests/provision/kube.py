@@ -51,6 +51,7 @@ class FakeKubernetes:
     """See the module's description; a ``Harness`` of the contract.
 
     :ivar asked: verb and resource of each request.
+    :ivar answers: statuses with which the next requests are answered; 0: they are done, and the answer is lost.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -60,6 +61,7 @@ class FakeKubernetes:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = tempfile.TemporaryDirectory()
         self.asked: set[tuple[str, str]] = set()
+        self.answers: list[tuple[int, dict[str, Any]]] = []
         self._refusal = ""
         self._held = False
         fake = self
@@ -68,7 +70,13 @@ class FakeKubernetes:
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
-                status, answer = fake.serve(self.command, self.path, body)
+                status, answer = fake.answers.pop(0) if fake.answers else (200, {})
+                if status in (0, 200):
+                    served = fake.serve(self.command, self.path, body)
+                    status, answer = served if status else (0, {})
+                if not status:
+                    self.close_connection = True
+                    return
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -135,14 +143,16 @@ class FakeKubernetes:
                 return 200, {"kind": _LISTS[kind], "apiVersion": "v1", "metadata": {}, "items": list(known.values())}
             if verb == "DELETE":
                 if name not in known:
-                    return 404, _status(404, f'{kind} "{name}" not found')
+                    return 404, status_of(404, f'{kind} "{name}" not found')
                 self._delete(kind, name)
-                return 200, _status(200, "")
+                return 200, status_of(200, "")
             wrong = unknown_fields(body, f"V1{body['kind']}")
             if wrong:
-                return 422, _status(422, f"strict decoding error: {'; '.join(wrong)}")
+                return 422, status_of(422, f"strict decoding error: {'; '.join(wrong)}")
+            if body["metadata"]["name"] in known:
+                return 409, status_of(409, f"{kind} {body['metadata']['name']!r} already exists", "AlreadyExists")
             if self._refusal and kind == "pods":
-                return 403, _status(403, self._refusal)
+                return 403, status_of(403, self._refusal)
             return 201, self._create(kind, body)
 
     def _create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -196,5 +206,5 @@ def _container(more: dict[str, Any]) -> dict[str, Any]:
     return {"name": "node", "image": "x", "imageID": "x", "ready": False, "restartCount": 0, **more}
 
 
-def _status(code: int, message: str) -> dict[str, Any]:
-    return {"kind": "Status", "apiVersion": "v1", "code": code, "message": message}
+def status_of(code: int, message: str, reason: str = "") -> dict[str, Any]:
+    return {"kind": "Status", "apiVersion": "v1", "code": code, "message": message, "reason": reason}

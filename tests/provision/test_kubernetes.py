@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from distpool.errors import ConnectError
 from distpool.node.statefolder import find_token
+from distpool.provision.interface import ProvisionError
 from distpool.provision.kubernetes import Kubernetes, KubernetesProvisioner
 from distpool.provision.link import OperatorLink
 from distpool.provision.registry import parse
@@ -23,7 +25,7 @@ from tests.provision.test_local import address, link
 
 client = pytest.importorskip("kubernetes.client", reason="not installed: the client of Kubernetes (the extra k8s)")
 yaml = pytest.importorskip("yaml")
-from tests.provision.kube import FakeKubernetes, unknown_fields  # noqa: E402
+from tests.provision.kube import FakeKubernetes, status_of, unknown_fields  # noqa: E402
 
 __all__ = ["address", "link"]
 
@@ -101,12 +103,62 @@ class TestKubernetesProvisioner(ProvisionerContract):
         pod["status"] = {"phase": "Pending", "conditions": [full]}
         eventually(lambda: "Insufficient cpu" in provisioner.list()["one"].reason)
         assert provisioner.list()["one"].phase.value == "queued"
-        pod["status"]["containerStatuses"] = [
-            {"name": "node", "image": "x", "imageID": "", "ready": False, "restartCount": 0,
-             "state": {"waiting": {"reason": "InvalidImageName", "message": "no such thing"}}},
-        ]  # fmt: skip
-        eventually(lambda: provisioner.list()["one"].phase.value == "failed")
-        assert provisioner.list()["one"].hopeless
+        for reason, hopeless in (("ImagePullBackOff", False), ("InvalidImageName", True)):
+            pod["status"]["containerStatuses"] = [
+                {"name": "node", "image": "x", "imageID": "", "ready": False, "restartCount": 0,
+                 "state": {"waiting": {"reason": reason, "message": "no such thing"}}},
+            ]  # fmt: skip
+            eventually(lambda reason=reason: f"{reason}: no such thing" in provisioner.list()["one"].reason)
+            assert provisioner.list()["one"].phase.value == "failed"
+            assert provisioner.list()["one"].hopeless is hopeless
+
+    @pytest.mark.parametrize(
+        ("code", "reason", "words", "hopeless", "cure"),
+        [
+            (401, "Unauthorized", "Unauthorized", True, "kubectl auth whoami"),
+            (403, "Forbidden", "pods is forbidden: User x cannot create", True, "kubectl apply -k deploy/kubernetes"),
+            (403, "Forbidden", "exceeded quota: small, used: pods=2, limited: pods=2", False, ""),
+            (404, "NotFound", "namespaces 'science' not found", True, "kubectl get namespaces"),
+            (409, "Conflict", "Operation cannot be fulfilled on resourcequotas 'small'", False, ""),
+            (429, "TooManyRequests", "try again later", False, ""),
+            (500, "InternalError", "etcdserver: request timed out", False, ""),
+        ],
+    )
+    def test_what_the_api_server_refuses(
+        self,
+        provisioner: KubernetesProvisioner,
+        harness: FakeKubernetes,
+        code: int,
+        reason: str,
+        words: str,
+        hopeless: bool,
+        cure: str,
+    ) -> None:
+        harness.answers.append((code, status_of(code, words, reason)))
+        with pytest.raises(ProvisionError, match=re.escape(f"refuses ({code}): {words}")) as caught:
+            provisioner.start("one", "k8s")
+        assert caught.value.hopeless is hopeless
+        assert cure in str(caught.value)
+        assert provisioner.list() == {}
+        provisioner.start("one", "k8s")
+        assert list(provisioner.list()) == ["one"]
+
+    def test_answers_that_are_lost(
+        self, provisioner: KubernetesProvisioner, harness: FakeKubernetes, link: OperatorLink
+    ) -> None:
+        harness.answers.append((0, {}))
+        self.start(provisioner, "one", link)
+        eventually(lambda: provisioner.list()["one"].phase.value == "running")
+        # The API server is away for a while: what was known goes on to be.
+        harness.answers += [(0, {})] * 4
+        provisioner._asked_at = 0.0
+        assert provisioner.list()["one"].phase.value == "running"
+        assert not harness.answers
+        # A request that was made again after its answer was lost
+        harness.answers.append((409, status_of(409, "pods 'x' already exists", "AlreadyExists")))
+        provisioner.start("two", "k8s")
+        assert set(provisioner.list()) == {"one", "two"}
+        eventually(lambda: "was deleted" in provisioner.list()["two"].reason)
 
 
 def test_a_program(harness: FakeKubernetes, tmp_path: Path) -> None:
