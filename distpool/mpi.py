@@ -5,12 +5,16 @@ Rank 0 runs the program; the other ranks are nodes, which its calls go to.  The 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 
 from distpool.provision import mpi
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # before there is a child, which may do little
 
 
 def main(words: list[str] | None = None) -> int:
@@ -40,7 +44,9 @@ def main(words: list[str] | None = None) -> int:
 
 def _run(words: list[str], further: dict[str, str]) -> int:
     """The program, as a process of its own that ends as it would have ended alone."""
-    process = subprocess.Popen([sys.executable, *words], env={**os.environ, **further})
+    environment = {**os.environ, **further}
+    # A launcher that kills its ranks knows of this process only; the program must not go on without it.
+    process = subprocess.Popen([sys.executable, *words], env=environment, preexec_fn=_end_with_parent)  # noqa: PLW1509 - no threads
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda caught, _: process.send_signal(caught))
     while True:
@@ -49,6 +55,10 @@ def _run(words: list[str], further: dict[str, str]) -> int:
         except KeyboardInterrupt:
             continue  # it has it as well
         return code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 #: What runs them, also where a test puts another Python in its place for the nodes.
 PYTHON = sys.executable
@@ -53,3 +60,31 @@ if __name__ == "__main__":
     with distpool.DistExecutor(3, address=sys.argv[1]) as executor:
         print("all", len(list(executor.map(wait, [sys.argv[2]] * 3))), "done")
 """
+
+
+@contextlib.contextmanager
+def killed_at_the_end(
+    tmp_path: Path,
+    address: str,
+    launcher: Sequence[str] = (PYTHON,),
+    victim: Callable[[int], int] = lambda pid: pid,
+    **options: Any,
+) -> Iterator[subprocess.Popen[str]]:
+    """A program that has a call running on a node; it is killed with SIGKILL when the body has ended.
+
+    What it leaves is found by the fixtures that look after every test.
+
+    :param launcher: what runs the file.
+    :param victim: the process to kill, by that which was started.
+    :param options: of ``subprocess.Popen``.
+    """
+    path = tmp_path / "endless.py"
+    path.write_text(ENDLESS)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, **options}
+    with subprocess.Popen([*launcher, str(path), address], **options) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        try:
+            yield process
+        finally:
+            os.kill(victim(process.pid), signal.SIGKILL)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ from distpool.provision.interface import Phase
 from distpool.provision.link import OperatorLink
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.sshd import free_port
 from tests.support.head import running_head
 
@@ -123,14 +121,8 @@ def test_a_program_and_its_nodes(cluster: DaskCluster, tmp_path: Path) -> None:
 
 
 def test_nodes_end_with_a_program_that_is_killed(cluster: DaskCluster, tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(ENDLESS)
-    words = [sys.executable, str(path), f"dask://{cluster.address}?nodes=1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        os.kill(process.pid, signal.SIGKILL)
-    # What is left is found by the fixtures that look after every test.
+    with killed_at_the_end(tmp_path, f"dask://{cluster.address}?nodes=1"):
+        pass
 
 
 NOBODY = """

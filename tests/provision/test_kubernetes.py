@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from distpool.provision.kubernetes import Kubernetes, KubernetesProvisioner
 from distpool.provision.link import OperatorLink
 from distpool.provision.registry import parse
 from tests.provision.contract import ProvisionerContract, eventually
-from tests.provision.programs import SPREAD
+from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.test_local import address, link
 
 client = pytest.importorskip("kubernetes.client", reason="not installed: the client of Kubernetes (the extra k8s)")
@@ -161,7 +162,9 @@ class TestKubernetesProvisioner(ProvisionerContract):
         eventually(lambda: "was deleted" in provisioner.list()["two"].reason)
 
 
-def test_a_program(harness: FakeKubernetes, tmp_path: Path) -> None:
+@pytest.fixture
+def environment(harness: FakeKubernetes, tmp_path: Path) -> dict[str, str]:
+    """Of a program whose kubeconfig leads to the stand-in."""
     kubeconfig = tmp_path / "kubeconfig"
     context = {"cluster": "c", "user": "u", "namespace": "science"}
     kubeconfig.write_text(
@@ -173,24 +176,59 @@ def test_a_program(harness: FakeKubernetes, tmp_path: Path) -> None:
             }
         )
     )  # fmt: skip
+    return {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+
+
+def test_a_program(harness: FakeKubernetes, environment: dict[str, str], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(SPREAD)
-    done = subprocess.run(
-        [sys.executable, str(program), f"k8s://?image=science:1&nodes=2&cpus=1&python={sys.executable}"],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        env={
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-        },
-    )
+    words = [sys.executable, str(program), f"k8s://?image=science:1&nodes=2&cpus=1&python={sys.executable}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150, env=environment)
     assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
     assert harness.objects == {"pods": {}, "secrets": {}}
     for process in harness.processes.values():
         process.wait(60)
+
+
+def test_pods_end_with_a_program_that_is_killed(
+    harness: FakeKubernetes, environment: dict[str, str], tmp_path: Path
+) -> None:
+    address = f"k8s://?image=science:1&nodes=2&cpus=1&python={sys.executable}"
+    with killed_at_the_end(tmp_path, address, env=environment):
+        assert len(harness.objects["pods"]) == 2
+    eventually(lambda: harness.objects == {"pods": {}, "secrets": {}})
+    for process in harness.processes.values():
+        process.wait(60)
+
+
+def test_a_right_that_is_missing_is_told_at_once(
+    harness: FakeKubernetes, environment: dict[str, str], run_script: Callable[..., str]
+) -> None:
+    words = 'secrets is forbidden: User "x" cannot create resource "secrets" in the namespace "science"'
+    harness.answers.append((403, status_of(403, words, "Forbidden")))
+    source = """
+import distpool
+try:
+    distpool.init("k8s://?image=science:1")
+except distpool.ConnectError as error:
+    print(error)
+"""
+    said = run_script(source, env=environment)
+    assert f"Kubernetes refuses (403): {words} (the account needs the rights in deploy/kubernetes" in said
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="not installed: kubectl")
+def test_kustomize_makes_what_is_written() -> None:
+    command = ["kubectl", "kustomize", str(MANIFESTS)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    kinds = [document["kind"] for document in yaml.safe_load_all(made)]
+    assert sorted(kinds) == ["Role", "RoleBinding", "ServiceAccount"]
+    assert not any(unknown_fields(one, MODELS[one["kind"]]) for one in yaml.safe_load_all(made))
 
 
 def test_an_image_must_be_given() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distpool.node import machine
@@ -17,7 +18,7 @@ from distpool.provision.link import OperatorLink
 from distpool.provision.mpi import MPI, MPIProvisioner, close_folder, common_folder, open_folder, own_cpus, place
 from tests.provision.contract import ProvisionerContract
 from tests.provision.gate import Gate
-from tests.provision.programs import SPREAD
+from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.test_local import PYTHON, address, link
 
 __all__ = ["address", "link"]
@@ -91,24 +92,27 @@ class TestMPIProvisioner(ProvisionerContract):
 needs_mpirun = pytest.mark.skipif(shutil.which("mpirun") is None, reason="not installed: mpirun (openmpi-bin)")
 
 
+def launcher(ranks: int) -> list[str]:
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    mpirun = ["mpirun", *root, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+    return [*mpirun, sys.executable, "-m", "distpool.mpi"]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "DISTPOOL_SPARE_WORKERS": "0",
+        "DISTPOOL_NUM_CPUS": "",
+    }
+
+
 def mpirun(tmp_path: Path, ranks: int, program: str, *words: str) -> tuple[int, str]:
     path = tmp_path / "program.py"
     path.write_text(program)
-    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    launcher = ["mpirun", *root, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-    done = subprocess.run(
-        [*launcher, sys.executable, "-m", "distpool.mpi", str(path), *words],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-            "DISTPOOL_SPARE_WORKERS": "0",
-            "DISTPOOL_NUM_CPUS": "",
-        },
-    )
+    command = [*launcher(ranks), str(path), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment(tmp_path))
     return done.returncode, done.stdout + done.stderr
 
 
@@ -125,6 +129,19 @@ def test_the_exit_status_is_the_programs_and_no_rank_is_left_waiting(tmp_path: P
     status, output = mpirun(tmp_path, 3, "import sys; print('no call at all'); sys.exit(7)")
     assert status == 7, output
     assert output.count("no call at all") == 1
+
+
+@needs_mpirun
+def test_ranks_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    def rank_0(pid: int) -> int:
+        [found] = [
+            child.pid for child in psutil.Process(pid).children() if child.environ().get("OMPI_COMM_WORLD_RANK") == "0"
+        ]
+        return found
+
+    with killed_at_the_end(tmp_path, "mpi://", launcher(3), rank_0, env=environment(tmp_path)) as process:
+        pass
+    assert process.returncode
 
 
 def test_without_a_launcher_it_is_a_program_like_any_other(tmp_path: Path) -> None:

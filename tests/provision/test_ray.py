@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from distpool.provision.link import OperatorLink
 from distpool.provision.ray import Ray, RayProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.sshd import free_port
 from tests.support.head import running_head
 
@@ -144,14 +143,8 @@ except engine.ProvisionError as error:
 
 
 def test_nodes_end_with_a_program_that_is_killed(cluster: str, tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(ENDLESS)
-    words = [sys.executable, str(path), "ray://?cpus=1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
+    with killed_at_the_end(tmp_path, "ray://?cpus=1"):
         assert agents()
-        os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: not agents())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.provision.slurm_steps import StepProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import ENDLESS, PYTHON, SPREAD
+from tests.provision.programs import PYTHON, SPREAD, killed_at_the_end
 from tests.support import slurm
 from tests.support.head import running_head
 from tests.support.slurm import SlurmCluster
@@ -247,12 +246,9 @@ def test_a_program_and_its_jobs(cluster: SlurmCluster, address: str, tmp_path: P
 
 
 def test_jobs_end_with_a_program_that_is_killed(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
-    words = [PYTHON, program(tmp_path, ENDLESS), "slurm://?nodes=4&cpus=2&ask=0.2&wait=0"]  # there are three machines
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
+    # There are three machines.
+    with killed_at_the_end(tmp_path, "slurm://?nodes=4&cpus=2&ask=0.2&wait=0"):
         assert len(cluster("squeue", "-h").splitlines()) == 4
-        os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: cluster("squeue", "-h") == "")
 
 

@@ -21,7 +21,7 @@ from tests.multihost.hosts import HERE, other_python
 from tests.provision import sshd
 from tests.provision.contract import Harness, ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import SPREAD
+from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.test_local import address, link
 
 __all__ = ["address", "link"]
@@ -145,6 +145,12 @@ def test_a_setup_command_comes_first(address: str, server: sshd.Sshd, link: Oper
         eventually(lambda: [node.capacity.num_cpus for node in link.load().nodes if node.node == "one"] == [3.0])
     finally:
         provisioner.close()
+
+
+def test_nodes_end_with_a_program_that_is_killed(server: sshd.Sshd, tmp_path: Path) -> None:
+    address = f"ssh://127.0.0.1:{server.port},localhost:{server.port}?config={server.config}&cpus=1"
+    with killed_at_the_end(tmp_path, address, env={**os.environ, **environment(tmp_path / "program")}):
+        pass
 
 
 # -- programs, on hosts of their own -----------------------------------------------------------------------------------
