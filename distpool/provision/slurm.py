@@ -107,8 +107,6 @@ class SlurmProvisioner:
     """
 
     def __init__(self, engine: Slurm, token: Token) -> None:
-        if shutil.which("sbatch") is None:
-            raise ProvisionError("there is no sbatch here: run the program on a machine from which Slurm is used")
         self._engine = engine
         self._kind = engine.node_type(start_s=15.0)
         self._token = token
@@ -324,6 +322,9 @@ def run(*command: str, text: str = "") -> str:
 
     :raises ProvisionError: when it fails, with its own words.
     """
+    if shutil.which(command[0]) is None:
+        text = f"there is no {command[0]} here: run the program on a machine from which Slurm is used"
+        raise ProvisionError(text, hopeless=True)
     try:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=COMMAND_S, env=environment_of_jobs()

@@ -182,7 +182,7 @@ def main() -> None:
     threading.Thread(target=_watch_program, args=(supervisor,), daemon=True).start()
     try:
         supervisor.run()
-    except ConnectError as error:
+    except (ConnectError, ProvisionError) as error:
         supervisor._tell(Hopeless(str(error)))
 
 

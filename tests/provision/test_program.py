@@ -86,3 +86,13 @@ def test_the_program_hears_of_it_when_nobody_looks_after_its_nodes(environment: 
     assert process.returncode == 1
     assert "the nodes from local://?nodes=1 are gone" in errors
     eventually(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below))
+
+
+def test_an_engine_that_is_not_here_is_told_in_a_line(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, _, errors = run(tmp_path, SPREAD, "slurm://")
+    assert status == 1
+    assert "no nodes from slurm://: there is no scontrol here: run the program on a machine" in errors
+    assert errors.count("Traceback") == 1  # of the program's ConnectError
