@@ -125,21 +125,21 @@ class PoolCore:
     def on_submitted(self, tasks: Iterable[Task], now: float, effects: Effects) -> None:
         """New tasks whose dependencies are all there."""
         touched: dict[Shape, Group] = {}
+        # Most have the shape of the one before them, and a shape takes long to hash.
+        shape: Shape | None = None
         for task in tasks:
             if task.withdrawn:
                 continue
+            if task.shape is not shape:
+                shape = task.shape
+                refusal = self.state.broken or self._dealer.refusal(shape)
+                if refusal is None:
+                    group = touched[shape] = self._dealer.group(shape)
             self.state.outstanding += 1
-            if self.state.broken is not None:
-                self.state.fail(task, self.state.broken, effects)
-                continue
-            group = self._dealer.group(task.shape)
-            if self._dealer.most_workers(task.shape) < 1:
-                cpus = task.shape.num_cpus * max(1, task.shape.gang)
-                reason = f"it needs {cpus:g} CPUs, and its pool has {self._dealer.slots:g}"
-                self.state.fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
-                continue
-            group.ready.append(task)
-            touched[task.shape] = group
+            if refusal is None:
+                group.ready.append(task)
+            else:
+                self.state.fail(task, refusal, effects)
         for group in touched.values():
             self._dealer.ask(group, effects)
             self._dealer.deal(group, now, effects)

@@ -13,7 +13,7 @@ import math
 from collections import deque
 
 from distpool.driver import gangs
-from distpool.driver.state import Effects, Group, Worker
+from distpool.driver.state import Effects, Failure, FailureKind, Group, Worker
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
 
@@ -80,6 +80,13 @@ class Dealer:
         if self.withheld and most >= gang:
             most = max(gang, most - self.withheld)
         return most - most % gang
+
+    def refusal(self, shape: Shape) -> Failure | None:
+        """Why no task of that shape can ever run, if it cannot."""
+        if self.most_workers(shape) >= 1:
+            return None
+        cpus = shape.num_cpus * max(1, shape.gang)
+        return Failure(FailureKind.INFEASIBLE, reason=f"it needs {cpus:g} CPUs, and its pool has {self.slots:g}")
 
     def shed(self, group: Group, effects: Effects) -> None:
         """Let idle workers go of which there are more than there may be since memory ran short."""

@@ -32,6 +32,7 @@ from distpool.driver.spec import PoolSpec
 from distpool.driver.state import Effects, Failure, FailureKind
 from distpool.driver.task import Task, home_of
 from distpool.options import DEFAULT, TaskOptions
+from distpool.store.serialization import serialize_plain_call
 from distpool.wire import driver_to_scheduler, driver_to_worker
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY
 from distpool.wire.resources import Shape
@@ -39,11 +40,13 @@ from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
     from distpool.driver.session import Session
+    from distpool.store.handles import Packed
 
 __all__ = ["PoolSpec", "WorkerPool"]
 
 _DEFAULT_SHAPE = Shape()
 _NO_KEYWORDS: dict[str, Any] = {}
+_NO_VALUE = driver_to_worker.Value(b"")
 #: When so many tasks have gathered in the inbox, the submitting thread looks whether workers have room for them.
 _GATHER = 32
 _monotonic = time.monotonic
@@ -89,13 +92,15 @@ class WorkerPool:
             raise type(broken)(*broken.args) from broken.__cause__
         session = self._session
         entry = session.functions.find(function)
+        packed: Packed | None = None
+        payload: bytes | None = None
         if entry is None:
             entry = in_payload(function)
             packed = self._store.pack((function, args, kwargs))
-        else:
+        elif kwargs or (payload := serialize_plain_call(args, self._store.inline_bytes)) is None:
             packed = self._store.pack((args, kwargs))
-        value = packed.value
-        message = driver_to_worker.Task(0, entry.number, value.payload, value.objects, (), flags)
+        value = _NO_VALUE if packed is None else packed.value
+        message = driver_to_worker.Task(0, entry.number, payload or value.payload, value.objects, (), flags)
         future: DistFuture[Any] = DistFuture(self)
         if session.worker is not None:
             future._parent = worker_context.running_attempt()
@@ -117,7 +122,7 @@ class WorkerPool:
         if options.gang is not None:
             ranks_of(task, options.gang)
         session.announce_changed_definitions()
-        if packed.dependencies:
+        if packed is not None and packed.dependencies:
             shell.held.hold(task, packed.dependencies, shell.start)
             return future
         inbox = shell.inbox

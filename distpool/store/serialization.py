@@ -260,6 +260,12 @@ def _substitute(header: Chunk, chunk: Chunk) -> bytes | None:
     return None
 
 
+#: Types of which nothing else than ``pickle`` decides how they are pickled.
+_PLAIN = frozenset({int, float, bool, type(None)})
+_PLAIN_IF_SHORT = frozenset({str, bytes})
+_SHORT = 1024
+
+
 class _Thread(threading.local):
     serializer: _Serializer | None = None
     load: Callable[[int], Any] | None = None
@@ -287,6 +293,16 @@ def serialize(value: Any, inline_bytes: int, by_reference: bool = False) -> Seri
         finally:
             _thread.serializer = serializer
     return serializer.serialize(value, inline_bytes, by_reference)
+
+
+def serialize_plain_call(args: tuple[Any, ...], inline_bytes: int) -> bytes | None:
+    """The pickle of ``(args, {})`` if ``args`` are numbers and short texts, of which ``serialize`` makes the same in
+    four times the time, and it is smaller than ``inline_bytes``; otherwise None."""
+    for each in args:
+        if type(each) not in _PLAIN and (type(each) not in _PLAIN_IF_SHORT or len(each) > _SHORT):
+            return None
+    payload = pickle.dumps((args, {}), _PROTOCOL)
+    return payload if len(payload) < inline_bytes else None
 
 
 def reduce_dependency(handle: Handle) -> tuple[Any, ...]:

@@ -100,6 +100,8 @@ class SimulatedStore:
         #: whether its driver counts on it
         self.entitled: Callable[[], bool] = lambda: True
         self.closed = False
+        #: Every call is packed as this store does it.
+        self.inline_bytes = 0
 
     # -- values -------------------------------------------------------------------------------------------------
 
