@@ -1,7 +1,8 @@
-"""How cost grows: with outstanding tasks (1,000 to 1,000,000) and with workers, which are leases (2 to 1,000).
+"""How cost grows: with outstanding tasks (1,000 to 1,000,000), with workers (1 to 256) and with leases (10 to 1,000).
 
 On a machine with fewer cores than workers the time says little, so the CPU time per task of each part is counted:
-driver, node (scheduler and agent), zygote, workers. A curve that rises is cost that grows faster than the work.
+driver, node (scheduler and agent), zygote, workers. A curve that rises is cost that grows faster than the work. With
+few tasks what is paid once (a function's first use, the workers' first message) counts for more.
 
 ``python -m benchmarks growth`` measures each point in a fresh process and writes ``growth.json``, ``growth.md`` and
 ``growth.png``.
@@ -21,9 +22,10 @@ from benchmarks.run import environment, say
 
 TASKS = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 #: Where others are slower, the longest runs say nothing more.
-MOST_TASKS = {"executor-fork": 100_000, "pool-fork": 1_000_000}
-WORKERS = [1, 2, 4, 8, 16, 32, 64, 256, 1_000]
-TIME_LIMIT_S = 240.0
+MOST_TASKS = {"executor-fork": 30_000, "pool-fork": 300_000}
+WORKERS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+LEASES = [10, 30, 100, 300, 1_000]
+TIME_LIMIT_S = 120.0
 
 
 def points(quick: bool) -> list[tuple[str, str, int]]:
@@ -35,7 +37,8 @@ def points(quick: bool) -> list[tuple[str, str, int]]:
         for name in ("distpool", "pool-fork", "executor-fork")
         if count <= MOST_TASKS.get(name, count)
     ]
-    return found + [("workers", "distpool", count) for count in counts]
+    found += [("workers", "distpool", count) for count in counts]
+    return found + [("leases", "distpool", count) for count in LEASES if not quick or count <= 30]
 
 
 def carry_out(output: Path, quick: bool) -> None:
@@ -79,7 +82,8 @@ def report(output: Path) -> None:
     lines += [f"* {key}: {value}" for key, value in document["machine"].items()]
     lines += ["", "![Curves](growth.png)", ""]
     lines += ["## Outstanding tasks, two workers", "", *table(measured, "outstanding"), ""]
-    lines += ["## Workers", "", *table(measured, "workers")]
+    lines += ["## Workers", "", *table(measured, "workers"), ""]
+    lines += ["## Leases, one after the other", "", *table(measured, "leases")]
     (output / "growth.md").write_text("\n".join(lines) + "\n")
 
     def curve(kind: str, name: str, key: str) -> tuple[list[float], list[float]]:
@@ -107,8 +111,8 @@ def report(output: Path) -> None:
             ("CPU for one more worker", many, "CPU µs per worker",
              # Not the workers': they wait for each other by looking, which costs them what it costs.
              {part: curve("workers", "distpool", f"lease_{part}_us") for part in parts[:3]}),
-            ("Caller's CPU", tasks, "CPU µs per task",
-             {title: curve("outstanding", name, "driver_us") for name, title in names.items()}),
+            ("CPU for one more lease", "leases, one after the other", "CPU µs per lease",
+             {part: curve("leases", "distpool", f"{part}_us") for part in parts[:3]}),
         ],
         output / "growth.png",
     )  # fmt: skip
