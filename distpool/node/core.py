@@ -83,7 +83,6 @@ class AgentCore:
         self._memory = MemoryCore(memory, hello.capacity.num_cpus) if memory is not None else None
         self._now = 0.0
         self._effects: list[Effect] = []
-        self._evacuating = False
         self._on: dict[type, Callable[[Any], None]] = {
             NodeStarted: self._on_node_started,
             SchedulerSaid: self._on_scheduler_said,
@@ -189,8 +188,7 @@ class AgentCore:
     def _retire(self, message: scheduler_to_agent.Retire) -> None:
         if not self._hello.site_endpoint:
             self._on_evacuated(Evacuated(""))
-        elif not self._evacuating:
-            self._evacuating = True
+        else:
             self._effects.append(Evacuate(message.successor, message.site_endpoint))
 
     def _on_evacuated(self, event: Evacuated) -> None:

@@ -123,7 +123,7 @@ class EndGeneration(NamedTuple):
 
 
 class Evacuate(NamedTuple):
-    """Have another node take over what the store has, then report ``Evacuated``."""
+    """Have another node take over what the store has, then report ``Evacuated``.  May be said again."""
 
     successor: str
     site_endpoint: str

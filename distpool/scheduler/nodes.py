@@ -60,6 +60,8 @@ class NodeSide:
             node = book.add_node(name, hello)
             book.placement.set_offers(name, ())
         node.site_endpoint = hello.site_endpoint
+        for other in book.nodes.values() if hello.site_endpoint else ():
+            self._desk.retire_if_drained(other)  # had nobody to take over what it has, perhaps
         self._desk.successors.pop(name, None)
         node.heard_at = self._desk.now
         if not node.elastic_cpus:  # a private node lives in the scheduler's own process

@@ -65,7 +65,7 @@ class OperatorSide:
         if node.elastic_cpus:
             return DrainAnswer(name, len(node.leases), f"{name} is a program's private node and ends with it")
         desk.drain(node)
-        return DrainAnswer(name, len(node.leases))
+        return DrainAnswer(name, len(node.leases), last=desk.successor_of(node) is None)
 
     def _forget(self, name: str) -> None:
         self._heard_at.pop(name, None)

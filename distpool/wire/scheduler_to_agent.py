@@ -57,7 +57,10 @@ class Drain(_Message, frozen=True):
 
 class Retire(_Message, frozen=True):
     """A drained node has no worker left and gets none: hand over what its store has to ``successor``, which serves
-    other sites at ``site_endpoint`` (empty: there is no other node), say goodbye and end."""
+    other sites at ``site_endpoint``, say goodbye and end.
+
+    When both are empty there is no other node: stay until what the store has is not needed any more.  Said again when a
+    node has joined."""
 
     successor: str = ""
     site_endpoint: str = ""

@@ -70,7 +70,7 @@ def test_a_drained_node_gets_nothing_more_and_leaves_after_its_last_worker(sched
     scheduler.want(4)
     scheduler.ready_all()
     on_a = list(scheduler.core.book.nodes["a"].leases)
-    assert drain(scheduler, "a") == to_operator.DrainAnswer("a", 2)
+    assert drain(scheduler, "a") == to_operator.DrainAnswer("a", 2, last=True)  # nodes here serve nobody
     assert ToAgent("a", to_agent.Drain()) in scheduler.effects
     assert [wanted.lease for wanted in told(scheduler.effects, to_driver.LeaseWanted)] == on_a
     scheduler.say(from_driver.ReturnLease(on_a[0], 1.0))

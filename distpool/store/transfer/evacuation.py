@@ -1,7 +1,8 @@
 """A node leaves: what lies in its store and is still needed moves to another node, which stands in for it.
 
 Its workers have ended by then.  Segments move as a whole and keep their names, so whoever knows where something was
-finds it again: the scheduler says which node stands in for one that has left.
+finds it again: the scheduler says which node stands in for one that has left.  Where there is no other node, this one
+stays until nothing of it is needed any more, or another node has joined.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ log = logging.getLogger("distpool.node")
 
 #: How long owners may take to say what they need of workers that have ended; what is unclaimed then moves too.
 _SETTLE_S, _LOOK_S = 10.0, 0.1
+#: Without a successor it is looked so often whether anything is still needed.
+_STAY_LOOK_S = 0.5
 #: A node that cannot get rid of its objects leaves all the same after so long without any progress.
 _STUCK_S = 60.0
 
@@ -35,7 +38,7 @@ class Evacuation:
         self._done: Callable[[], None] | None = None
         self._missing: set[str] = set()
         self._until = self._look_at = 0.0
-        self._asked = False
+        self._asked = self._stays = False
         site.handles(TakeOver, self._on_take_over)
         site.handles(TakenOver, self._on_taken_over)
 
@@ -44,12 +47,16 @@ class Evacuation:
         return None if self._done is None else self._look_at
 
     def begin(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
-        """Move everything to ``successor``, then call ``done``; also when that does not succeed."""
-        if self._done is not None:
+        """Move everything to ``successor``, then call ``done``; also when that does not succeed.
+
+        Said again when there is one, if there was none.
+        """
+        if self._successor or (self._done is not None and not successor):
             return
         self._done = done
         self._successor = successor
         self._until = time.monotonic() + _SETTLE_S
+        self._stays = False
         if successor:
             self._site.connections.found(successor, successor, endpoint)
         self.on_time(time.monotonic())
@@ -67,7 +74,6 @@ class Evacuation:
             self._finish()
 
     def _ask(self, now: float) -> None:
-        self._asked = True
         files = self._site.files
         claims = [
             SegmentClaim(name, files.size_of(name), tuple(self._custody.keepers.get(name, ())))
@@ -78,9 +84,16 @@ class Evacuation:
             self._finish()
             return
         if not self._successor:
-            log.warning("there is no other node to take over %d segments that are still needed", len(claims))
-            self._finish()
+            if not self._stays:
+                log.warning(
+                    "this node stays: programs still need %d segments of its store, and there is no other node to take "
+                    "them over; it leaves when they are not needed any more, or when another node has joined",
+                    len(claims),
+                )
+            self._stays = True
+            self._look_at = now + _STAY_LOOK_S
             return
+        self._asked = True
         self._missing = {claim.segment for claim in claims}
         self._until = self._look_at = now + _STUCK_S
         log.info("%d segments move to node %s", len(claims), self._successor)
