@@ -29,7 +29,7 @@ from distpool.driver.loop import Loop
 from distpool.driver.recovery import Recovery
 from distpool.driver.session import Session
 from distpool.driver.spec import PoolSpec
-from distpool.driver.task import Function
+from distpool.driver.task import Function, Task
 from distpool.options import TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker
 from distpool.wire.driver_to_worker import Value
@@ -240,6 +240,12 @@ class _Recovery(Recovery):
             assert made.task is not None
             self._program.records[msgspec.msgpack.decode(made.task.message.payload)].recomputed += 1
         super()._submit(begun)
+
+    def _on_ran(self, made: Made, task: Task) -> None:
+        # Who needs the result then asks for it once more.
+        failed = made.again is not None and made.again.failure() is not None
+        self._program.records[msgspec.msgpack.decode(task.message.payload)].recomputed -= failed
+        super()._on_ran(made, task)
 
 
 class _Functions:
