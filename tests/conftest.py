@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="dpt-")
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+    resources.watch(folder)
     # Shells start background jobs with Ctrl-C ignored, and programs that tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The watchdog ends a hung run with SIGABRT; that needs no core file.
@@ -120,7 +121,7 @@ def _module_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def surplus() -> list[str]:
         gc.collect()
-        return _ours(resources.look(frozenset({watchdog})).growth(before))
+        return resources.look(frozenset({watchdog})).growth(before)
 
     # ZeroMQ's context and the modules loaded meanwhile may keep some descriptors for the life of the process; each
     # test is held to account for those.
@@ -149,7 +150,7 @@ def _test_leaves_nothing(request: pytest.FixtureRequest, _module_leaves_nothing:
             # What only the collector frees is no leak; collecting each time would cost more than the test.
             gc.collect()
             found = _growth(before, resources.look(ignored), session_before, overlook)
-        return _ours(found)
+        return found
 
     left = resources.settle(surplus, PATIENCE_S)
     if left:
@@ -176,10 +177,6 @@ def _unaccountable(session_before: object, session_now: object) -> frozenset[str
     if session_now is None:
         return frozenset({"descriptors"})
     return frozenset({"threads", "descriptors", "shared memory", "folders"})
-
-
-def _ours(found: list[str]) -> list[str]:
-    return [line for line in found if not (line.startswith("shared memory ") and resources.foreign(line.split()[-1]))]
 
 
 @pytest.fixture

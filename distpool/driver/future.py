@@ -19,6 +19,7 @@ from concurrent.futures._base import (
     CANCELLED,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
+    LOGGER,
     PENDING,
     RUNNING,
     InvalidStateError,
@@ -204,8 +205,15 @@ class DistFuture(Future[T]):
         return self._exception
 
     def run_callbacks(self) -> None:
-        """Call the done-callbacks (of a settled future)."""
-        self._invoke_callbacks()
+        """Call the done-callbacks (of a settled future).
+
+        Whatever they raise is logged, ``SystemExit`` too: it would end the thread that all other futures depend on.
+        """
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException:
+                LOGGER.exception("exception calling callback for %r", self)
 
     def _wait(self, timeout: float | None) -> None:
         if not self.done():

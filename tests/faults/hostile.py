@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -166,6 +167,36 @@ class NoClass(Exception):
         raise ValueError("no class")
 
 
+class Several(Exception):
+    """Stands for an exception group where there are none."""
+
+
+def group() -> BaseException:
+    """An exception group that contains one, and what does not travel by itself."""
+    if sys.version_info < (3, 11):
+        return Several("no groups")
+    inner = ExceptionGroup("inner", [ValueError(1), NeedsTwo(1, 2)])  # noqa: F821
+    return ExceptionGroup("outer", [inner, KeyError("key"), HasALock()])  # noqa: F821
+
+
+def base_group() -> BaseException:
+    if sys.version_info < (3, 11):
+        return Several("no groups")
+    return BaseExceptionGroup("base", [KeyboardInterrupt(), Odd("odd")])  # noqa: F821
+
+
+def long_lines() -> BaseException:
+    """Its traceback is large."""
+    frames = "".join(f"def f{n}(): f{n - 1}() # {'x' * 5000}\n" for n in range(1, 100))
+    names: dict[str, Any] = {}
+    exec(compile(f"def f0(): raise ValueError('deep')\n{frames}", "<long lines>", "exec"), names)
+    try:
+        names["f99"]()
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
 def cyclic() -> BaseException:
     first, second = ValueError("first"), KeyError("second")
     first.__cause__, second.__cause__ = second, first
@@ -219,6 +250,9 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "GeneratorExit": GeneratorExit,
     "KeyboardInterrupt": KeyboardInterrupt,
     "SystemExit": lambda: SystemExit("text"),
+    "group": group,
+    "base group": base_group,
+    "long lines": long_lines,
     "surrogate": lambda: ValueError("\udc80"),
 }
 
@@ -246,6 +280,60 @@ def fail(name: str, depth: int) -> NoReturn:
         fail(name, depth - 1)
     error = EXCEPTIONS[name]()
     raise error
+
+
+class OnlyThere:
+    """Can be unpickled in the process that made it, and nowhere else."""
+
+    def __reduce__(self) -> Any:
+        return load_only_in, (os.getpid(),)
+
+
+def load_only_in(pid: int) -> OnlyThere:
+    if os.getpid() != pid:
+        raise LookupError("it is of no use here")
+    return OnlyThere()
+
+
+def only_there() -> OnlyThere:
+    return OnlyThere()
+
+
+def generator() -> Iterator[int]:
+    return (number for number in range(3))
+
+
+class Restless:
+    """Changes what contains it, while that is pickled."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+
+    def __reduce__(self) -> Any:
+        if isinstance(self.container, dict):
+            self.container[len(self.container)] = 1
+        elif isinstance(self.container, set):
+            self.container.add(len(self.container))
+        elif len(self.container) < 50:
+            self.container.append(len(self.container))
+        else:
+            self.container.clear()
+        return int, ("7",)
+
+    def __hash__(self) -> int:
+        return 7
+
+
+def restless(kind: type[Any]) -> Any:
+    container = kind()
+    things: list[Any] = [Restless(container), 1, Restless(container), 2]
+    if isinstance(container, dict):
+        container.update(enumerate(things))
+    elif isinstance(container, set):
+        container.update(things)
+    else:
+        container.extend(things)
+    return container
 
 
 class Endless:

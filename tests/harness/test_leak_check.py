@@ -10,8 +10,6 @@ import threading
 import uuid
 from pathlib import Path
 
-import pytest
-
 from tests.support import resources
 
 
@@ -47,29 +45,25 @@ def test_a_thread_and_a_descriptor_are_seen() -> None:
     assert resources.look().growth(before) == []
 
 
-@pytest.mark.parametrize(
-    ("folder", "kind"), [(resources.SHARED_MEMORY, "shared memory"), (None, "temporary")], ids=["shm", "tmp"]
-)
-def test_a_file_of_ours_is_seen(folder: Path | None, kind: str) -> None:
+def test_what_a_node_leaves_in_shared_memory_is_seen_also_when_its_folder_is_gone() -> None:
     before = resources.look()
-    path = (folder or Path(tempfile.gettempdir())) / f"distpool-test-{uuid.uuid4().hex}"
-    path.touch()
+    name = f"distpool-test-{uuid.uuid4().hex}"
+    folder, memory = Path(tempfile.gettempdir()) / name, resources.SHARED_MEMORY / name
+    folder.mkdir()
+    memory.touch()
     try:
-        growth = resources.look().growth(before)
-        assert f"{kind} {path}" in growth
-        assert not resources.foreign(str(path))
+        assert f"temporary {folder}" in resources.look().growth(before)
+        folder.rmdir()
+        assert resources.look().growth(before) == [f"shared memory {memory}"]
     finally:
-        path.unlink()
+        memory.unlink()
 
 
-def test_what_a_stranger_uses_is_not_ours() -> None:
-    path = resources.SHARED_MEMORY / f"distpool-test-{uuid.uuid4().hex}"
-    environment = {name: value for name, value in os.environ.items() if name != resources.MARK}
-    with path.open("w") as file:
-        stranger = subprocess.Popen(["sleep", "600"], stdout=file, env=environment)
+def test_what_other_runs_leave_is_not_ours() -> None:
+    before = resources.look()
+    memory = resources.SHARED_MEMORY / f"distpool-test-{uuid.uuid4().hex}"
+    memory.touch()
     try:
-        assert resources.foreign(str(path))
+        assert resources.look().growth(before) == []
     finally:
-        stranger.kill()
-        stranger.wait()
-        path.unlink()
+        memory.unlink()

@@ -495,6 +495,9 @@ class SimulatedDriver:
         if self.alive:
             self.session.tell_scheduler(driver_to_scheduler.DriverGoodbye())
             left = self.store.ownership.lifetimes.objects()
+            if left:
+                gc.collect()
+                left = self.store.ownership.lifetimes.objects()
             assert not left, f"{self.name} ends and still has {left}"
             self.kill()
 

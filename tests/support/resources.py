@@ -6,7 +6,9 @@ Only Linux is looked at in full; elsewhere what cannot be seen counts as absent.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -63,7 +65,7 @@ def look(ignored_processes: frozenset[int] = frozenset()) -> Holdings:
         processes=_processes(ignored_processes),
         threads={thread.ident or 0: thread.name for thread in threading.enumerate() if thread.is_alive()},
         descriptors=_descriptors(),
-        shared_memory=frozenset(_names(SHARED_MEMORY)),
+        shared_memory=frozenset(_own(_names(SHARED_MEMORY))),
         folders=frozenset(_names(Path(tempfile.gettempdir()))),
     )
 
@@ -80,30 +82,47 @@ def settle(surplus: Callable[[], list[str]], patience_s: float) -> list[str]:
         pause_s = min(0.05, pause_s * 2)
 
 
-def foreign(name: str) -> bool:
-    """Whether a process of somebody else uses the file or folder ``name`` (two runs may share one machine)."""
-    needle = os.path.basename(name)
-    own = _processes(frozenset()).keys()
-    own_pids = {pid for pid, _ in own} | {os.getpid()}
-    for pid in _pids():
-        if pid not in own_pids and needle in _uses(pid):
-            return True
-    # Its user may have ended while we looked, and have taken it away.
-    return not os.path.lexists(name)
+class _Births:
+    """Names of all that has ever been made in a folder, as the kernel tells.
+
+    What a node or a program has in shared memory bears the name of its folder among the temporary files, and those are
+    a run's own.  So it is known whose a folder in shared memory is, also when those who made it are gone.
+    """
+
+    _CREATED, _MOVED_HERE = 0x100, 0x80
+    _EVENT = struct.Struct("iIII")
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._descriptor = -1
+
+    def watch(self, folder: str) -> None:
+        """Begin; nothing is seen where the system has no such thing."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+            libc.inotify_add_watch(self._descriptor, folder.encode(), self._CREATED | self._MOVED_HERE)
+
+    def names(self) -> set[str]:
+        """Until now."""
+        while self._descriptor >= 0:
+            try:
+                events = os.read(self._descriptor, 1 << 16)
+            except BlockingIOError:
+                break
+            while events:
+                _, _, _, length = self._EVENT.unpack_from(events)
+                name, events = events[self._EVENT.size :][:length], events[self._EVENT.size + length :]
+                self._names.add(name.rstrip(b"\0").decode(errors="replace"))
+        return self._names
 
 
-def _uses(pid: int) -> str:
-    texts: list[str] = []
-    for part in ("cmdline", "maps"):
-        try:
-            texts.append(Path(f"/proc/{pid}/{part}").read_text(errors="replace"))
-        except OSError:
-            pass
-    try:
-        texts += [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        pass
-    return "\n".join(texts)
+_births = _Births()
+
+
+def watch(folder: str) -> None:
+    """``folder`` is where this run keeps its temporary files."""
+    _births.watch(folder)
 
 
 def _names(folder: Path) -> list[str]:
@@ -111,6 +130,11 @@ def _names(folder: Path) -> list[str]:
         return [str(folder / name) for name in os.listdir(folder) if name.startswith("distpool")]
     except OSError:
         return []
+
+
+def _own(paths: list[str]) -> list[str]:
+    """Two runs may share one machine, and so its shared memory."""
+    return [path for path in paths if os.path.basename(path) in _births.names()] if paths else []
 
 
 def _pids() -> list[int]:
