@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.provision import sshd
 from tests.provision.contract import eventually
 from tests.provision.programs import ENDLESS, SPREAD
+from tests.provision.test_ssh import loopback
 
 pytestmark = pytest.mark.watchdog(180)
 
@@ -53,6 +55,34 @@ def test_a_program_and_its_nodes(environment: dict[str, str], tmp_path: Path) ->
 def test_nodes_come_for_work_when_none_is_kept(environment: dict[str, str], tmp_path: Path) -> None:
     status, output, errors = run(tmp_path, SPREAD, "local://?min=0&max=2")
     assert (status, output) == (0, "ran on 2\n"), errors
+
+
+UP = """
+import sys
+import distpool
+from distpool.driver.current import current_session
+
+if __name__ == "__main__":
+    distpool.init(address=sys.argv[1])
+    print(distpool.cpu_count(), sum(node.capacity.num_cpus for node in current_session().nodes()))
+"""
+
+
+def test_nodes_that_are_asked_for_at_once_are_waited_for(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output, errors = run(tmp_path, UP, "local://?nodes=3&wait=140")
+    assert (status, output) == (0, "3 3.0\n"), errors
+
+
+@pytest.mark.skipif(bool(sshd.missing()), reason=f"no sshd: {sshd.missing()}")
+def test_one_that_fails_is_not_waited_for(environment: dict[str, str], tmp_path: Path) -> None:
+    there = loopback(tmp_path / "sshd", sshd.free_port())
+    try:
+        address = f"ssh://127.0.0.1:{there.port},127.0.0.1:{sshd.free_port()}?config={there.config}&cpus=1&wait=100000"
+        status, output, errors = run(tmp_path, UP, address)
+    finally:
+        there.close()
+    assert (status, output) == (0, "2 1.0\n"), errors  # the other one may come
+    assert "no sshd listens there" in errors
 
 
 def test_what_is_wrong_with_the_address(environment: dict[str, str], tmp_path: Path) -> None:
