@@ -8,10 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import zmq
 
 from distpool.cli.doctor import Report, compare
 from distpool.node import checkup, machine
@@ -77,6 +79,42 @@ def test_few_processes_in_the_control_group(root: Path) -> None:
     assert (finding.level, finding.words) == (WRONG, "95 of 100 of the control group: few are left")
     (group / "pids.current").write_text("5\n")
     assert found(root, "processes").level == OK
+
+
+def test_little_memory_in_the_control_group(root: Path) -> None:
+    (root / "sys/fs/cgroup/job/memory.max").write_text(f"{512 << 20}\n")
+    assert found(root, "CPUs and memory").words.endswith("0.5 GiB of memory")
+    finding = found(root, "memory")
+    assert (finding.level, finding.words) == (BEWARE, "128 MiB per worker")
+    assert "--num-cpus" in finding.cure
+
+
+def test_an_address_space_with_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = resource.getrlimit
+    limits = {resource.RLIMIT_AS: (8 << 30, 8 << 30)}
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits.get(what) or real(what))
+    assert found(root, "address space").level == BEWARE
+    assert "ulimit -v unlimited" in found(root, "address space").cure
+
+
+def test_a_full_temporary_folder_with_a_long_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(8 << 30, 8 << 30, 1 << 20))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: f"/{'long' * 30}")
+    long, full = (finding for finding in examine(root) if finding.subject == "temporary folder")
+    assert (long.level, full.level) == (BEWARE, BEWARE)
+    assert "TMPDIR" in long.cure
+    assert "DISTPOOL_SPILL_URI" in full.cure
+
+
+def test_a_library_that_cannot_encrypt(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda what: what != "curve")
+    assert found(root, "encryption").level == WRONG
+    assert "pip install" in found(root, "encryption").cure
+
+
+def test_a_token_that_is_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTPOOL_TOKEN", "nonsense")
+    assert [finding.level for finding in examine(root) if finding.subject == "keys"] == [WRONG, OK]
 
 
 def test_many_threads_in_each_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
