@@ -7,7 +7,7 @@ out is in ``distpool.driver.dealing``, how they are ended in ``stopping``, what 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from distpool.driver import gangs
 from distpool.driver.dealing import LEAVE_GRACE_S, Dealer
@@ -17,9 +17,6 @@ from distpool.driver.stopping import Stopper
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
 from distpool.wire.worker_to_driver import Result
-
-#: How long after the scheduler's asking workers that become idle are given back soon.
-GENEROUS_S = 0.5
 
 
 class PoolCore:
@@ -55,6 +52,13 @@ class PoolCore:
         self._losses = Losses(self.state, self._dealer, strict)
         self.workers = self.state.workers
         self._deadlines = self.state.deadlines
+        #: Those that concern no worker in particular.
+        self._on_pool_deadline: dict[str, Callable[[float, Effects], None]] = {
+            "retract": self._dealer.retractor.look,
+            "gather": self._dealer.end_flow,
+            "demand": self._dealer.ask_for_less,
+            "memory": self._losses.grow_bolder,
+        }
         if eager:
             self._dealer.group(Shape())
 
@@ -280,13 +284,13 @@ class PoolCore:
             self.state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
         self._dismiss_when_done(effects)
 
-    def on_reclaim(self, now: float, effects: Effects, excess: int = 0, parents: Collection[str] = ()) -> None:
-        """Others wait for workers: give back those that have been idle for a moment, and for a while those that come to
-        be; and of those that are busy so many as are above the fair share, but for the ``parents`` of nested work."""
-        self._dealer.generous_until = now + GENEROUS_S
-        for group in self._dealer.groups.values():
-            if not group.ready:
-                self._dealer.spare_idle(group, now, effects)
+    def on_reclaim(
+        self, now: float, effects: Effects, excess: int = 0, parents: Collection[str] = (), lasting: bool = True
+    ) -> None:
+        """Others wait for workers (see ``scheduler_to_driver.ReclaimIdle``): give back those that have been idle for a
+        moment; if that is ``lasting``, for a while also those that come to be, and of the busy ones so many as are
+        above the fair share, but for the ``parents`` of nested work."""
+        self._dealer.give_back_idle(now, effects, lasting)
         living = [worker for worker in self.workers.values() if worker.exit is None]
         staying = [worker for worker in living if not worker.leaving and not worker.wanted]
         eligible = [worker for worker in staying if worker.lease not in parents]
@@ -335,14 +339,8 @@ class PoolCore:
             if at is None:
                 continue
             kind, lease = key
-            if kind == "retract":
-                self._dealer.retract(now, effects)
-                continue
-            if kind == "gather":
-                self._dealer.end_flow()
-                continue
-            if kind == "memory":
-                self._losses.grow_bolder(now, effects)
+            if kind in self._on_pool_deadline:
+                self._on_pool_deadline[kind](now, effects)
                 continue
             worker = self.workers.get(lease)
             if worker is None:

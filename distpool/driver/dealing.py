@@ -13,6 +13,7 @@ import math
 from collections import deque
 
 from distpool.driver import gangs
+from distpool.driver.retracting import RETRACT_AFTER_S, Retractor
 from distpool.driver.state import Effects, Failure, FailureKind, Group, Worker
 from distpool.driver.task import Task
 from distpool.wire.resources import Shape
@@ -32,11 +33,11 @@ MOST_NEAR = 8
 SPREAD_S = 0.0001
 #: How long tasks may gather while others that are as short come back all the time.
 GATHER_S = 0.005
-#: A worker that has not answered for this long while another is idle gives its queue back.
-RETRACT_AFTER_S = 0.005
 #: For so long an idle worker is kept although others wait: about as long as it takes to have another.  A task that
 #: submits a little again and again would otherwise pay for one each time.
 KEEP_S = 0.03
+#: How long after others have asked the same holds for workers that come to be idle.
+GENEROUS_S = 0.5
 #: How long a worker that was told to leave may take for its ``atexit`` functions.
 LEAVE_GRACE_S = 5.0
 
@@ -62,6 +63,7 @@ class Dealer:
         self.eager = eager
         self._idle_timeout_s = idle_timeout_s
         self._deadlines = deadlines
+        self.retractor = Retractor(self.groups, deadlines)
         self._next_attempt = 1
         #: So many workers fewer than the budget allows, because memory ran short.
         self.withheld = 0
@@ -116,6 +118,12 @@ class Dealer:
             group.demand = wanted
             effects.demand.append((group.shape, wanted))
 
+    def ask_for_less(self, now: float, effects: Effects) -> None:
+        """For a while there has been nothing to do for workers that are still to come: others may have them."""
+        for group in self.groups.values():
+            if not group.ready and all(len(worker.in_flight) < 2 for worker in group.workers.values()):
+                self.ask(group, effects, shrink=True)
+
     def near(self, shape: Shape) -> tuple[str, ...]:
         """The nodes on which workers of this shape would find the arguments of tasks that wait, the best first."""
         homes: dict[str, int] = {}
@@ -134,7 +142,7 @@ class Dealer:
             if not self.give(group, group.idle[lease], now, effects) and group.ready:
                 group.idle.pop(lease, None)
         if group.idle and not group.ready:
-            self.watch_queues(group, now)
+            self.retractor.watch(group, now)
 
     def give(self, group: Group, worker: Worker, now: float, effects: Effects) -> int:
         """Send a worker as many tasks as its window has room for; returns how many."""
@@ -224,6 +232,8 @@ class Dealer:
             return None
         if group.ready or self.max_tasks or self.withheld or len(worker.in_flight) != 1:
             return None
+        if group.demand > len(group.workers):
+            return None
         task = worker.in_flight.get(attempt)
         if task is None or task.made is not None:
             return None
@@ -248,7 +258,7 @@ class Dealer:
     def after_answer(self, group: Group, worker: Worker, now: float, effects: Effects) -> None:
         if worker.in_flight:
             if worker.wanted:
-                self._retract_queue(worker, effects)
+                self.retractor.all_but_first(worker, effects)
             elif group.ready and len(worker.in_flight) <= self.window(group) // 2:
                 self.give(group, worker, now, effects)
             return
@@ -270,7 +280,9 @@ class Dealer:
             return
         group.idle[worker.lease] = worker
         self.note_idle_worker(worker, now)
-        self.watch_queues(group, now)
+        self.retractor.watch(group, now)
+        if group.demand > len(group.workers):
+            self._deadlines[("demand", "")] = now + KEEP_S
         if group.shape.gang:
             self._deal_to_gangs(group, now, effects)
 
@@ -285,7 +297,7 @@ class Dealer:
         if group.flowing:
             self._deadlines[("gather", "")] = now + GATHER_S
 
-    def end_flow(self) -> None:
+    def end_flow(self, now: float, effects: Effects) -> None:
         """No answer has come for a while: send at once again."""
         for group in self.groups.values():
             group.flowing = False
@@ -298,42 +310,21 @@ class Dealer:
         if timeout_s is not None and not worker.in_flight:
             self._deadlines[("idle", worker.lease)] = now + timeout_s
 
-    def spare_idle(self, group: Group, now: float, effects: Effects) -> None:
-        """Others wait for workers: let those go that have had nothing to do for a while, and soon the rest."""
-        for worker in list(group.idle.values()):
-            if now >= worker.last_progress + KEEP_S:
-                self.dismiss(group, worker, effects)
-            else:
-                due = ("idle", worker.lease)
-                self._deadlines[due] = min(worker.last_progress + KEEP_S, self._deadlines.get(due, math.inf))
-        self.ask(group, effects, shrink=True)
-
-    def watch_queues(self, group: Group, now: float) -> None:
-        """A worker is idle: look soon whether another one sits on a queue."""
-        if ("retract", "") not in self._deadlines and any(
-            len(w.in_flight) > 1 and not w.retracting for w in group.workers.values()
-        ):
-            self._deadlines[("retract", "")] = now + RETRACT_AFTER_S
-
-    def retract(self, now: float, effects: Effects) -> None:
+    def give_back_idle(self, now: float, effects: Effects, lasting: bool) -> None:
+        """Others wait for workers: let those go that have had nothing to do for a moment; if the others have waited for
+        long, soon the rest, too."""
+        if lasting:
+            self.generous_until = now + GENEROUS_S
         for group in self.groups.values():
-            idle = len(group.idle)
-            if not idle or group.ready:
+            if group.ready:
                 continue
-            again = False
-            for worker in group.workers.values():
-                held = len(worker.in_flight)
-                if held < 2 or worker.retracting or worker.exit is not None:
-                    continue
-                stuck = now - worker.last_progress >= RETRACT_AFTER_S
-                if stuck or held * group.task_s > 4 * RETRACT_AFTER_S:
-                    keep = 1 if stuck else -(-held // (idle + 1))
-                    effects.retract.append((worker, list(worker.in_flight)[keep:]))
-                    worker.retracting = True
-                else:
-                    again = True
-            if again:
-                self._deadlines[("retract", "")] = now + RETRACT_AFTER_S
+            for worker in list(group.idle.values()):
+                if now >= worker.last_progress + KEEP_S:
+                    self.dismiss(group, worker, effects)
+                elif lasting:
+                    due = ("idle", worker.lease)
+                    self._deadlines[due] = min(worker.last_progress + KEEP_S, self._deadlines.get(due, math.inf))
+            self.ask(group, effects, shrink=True)
 
     def release(self, group: Group, worker: Worker, effects: Effects) -> None:
         """Give a worker back when the task that it runs has ended; what it holds besides goes elsewhere."""
@@ -341,14 +332,9 @@ class Dealer:
             return
         if worker.in_flight or worker.stopping:
             worker.wanted = True
-            self._retract_queue(worker, effects)
+            self.retractor.all_but_first(worker, effects)
         else:
             self.dismiss(group, worker, effects)
-
-    def _retract_queue(self, worker: Worker, effects: Effects) -> None:
-        if len(worker.in_flight) > 1 and not worker.retracting:
-            effects.retract.append((worker, list(worker.in_flight)[1:]))
-            worker.retracting = True
 
     def requeue(self, group: Group, tasks: list[Task], effects: Effects) -> None:
         tasks = [task for task in tasks if not task.withdrawn]

@@ -79,7 +79,7 @@ class LeaseEvents:
 
     def on_reclaim(self, message: scheduler_to_driver.ReclaimIdle, now: float, effects: Effects) -> None:
         """Somebody else needs workers."""
-        self._core.on_reclaim(now, effects, message.excess, message.parents)
+        self._core.on_reclaim(now, effects, message.excess, message.parents, message.lasting)
 
     def on_lease_wanted(self, message: scheduler_to_driver.LeaseWanted, now: float, effects: Effects) -> None:
         """A worker's node is to leave."""

@@ -16,8 +16,8 @@ from distpool.wire.scheduler_to_driver import ReclaimIdle
 
 #: Seconds between two rounds of asking: the first and the longest pause.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
-#: Busy workers of a pool are not asked for before its members have waited so long for each other: who submits nested
-#: work is about to wait for it, and to lend a slot.
+#: Members of a pool that have waited for each other for so long will go on to.  Before, only workers are asked for that
+#: have been idle for a while: who submits nested work is about to wait for it, and to lend a slot.
 _PATIENCE_S = 0.1
 
 
@@ -60,25 +60,24 @@ class Reclaim:
                 short_pools.setdefault(pool, []).append(demand)
             elif demand.shape in self._book.full:
                 short_nodes.append(demand)
-        excess: dict[Member, int] = {}
+        asked: dict[Member, ReclaimIdle] = {}
         for pool, demands in short_pools.items():
-            self._within_pool(pool, demands, now, excess)
+            self._within_pool(pool, demands, now, asked)
         if short_nodes:
-            self._between_roots(short_nodes, excess)
-        return [
-            (member.driver, ReclaimIdle(member.pool.name, count, _parents(member) if count else ()))
-            for member, count in excess.items()
-        ]
+            self._between_roots(short_nodes, asked)
+        return [(member.driver, message) for member, message in asked.items()]
 
-    def _within_pool(self, pool: Pool, demands: list[Demand], now: float, excess: dict[Member, int]) -> None:
+    def _within_pool(self, pool: Pool, demands: list[Demand], now: float, asked: dict[Member, ReclaimIdle]) -> None:
         wants = {member: member.used_cpus + _unmet_cpus(member) for member in pool.members.values()}
         shares = fair_shares(pool.slots, wants)
         pressing = [demand for demand in demands if now - (demand.unmet_since or 0.0) >= _PATIENCE_S]
         for member in pool.members.values():
-            if _helps(member, demands):
-                excess[member] = _leases_above(member, shares[member]) if _helps(member, pressing) else 0
+            if _helps(member, pressing):
+                asked[member] = _question(member, _leases_above(member, shares[member]))
+            elif _helps(member, demands):
+                asked[member] = ReclaimIdle(pool.name)
 
-    def _between_roots(self, demands: list[Demand], excess: dict[Member, int]) -> None:
+    def _between_roots(self, demands: list[Demand], asked: dict[Member, ReclaimIdle]) -> None:
         wants: dict[Root, float] = {}
         for pool in self._book.pools.values():
             unmet = sum(_unmet_cpus(member) for member in pool.members.values())
@@ -90,7 +89,8 @@ class Reclaim:
                     # What a root holds too much is asked of its pools in proportion.
                     root = pool.root
                     part = shares[root] * member.used_cpus / root.used_cpus if root.used_cpus > EPSILON else 0.0
-                    excess[member] = max(excess.get(member, 0), _leases_above(member, part))
+                    within = asked[member].excess if member in asked else 0
+                    asked[member] = _question(member, max(within, _leases_above(member, part)))
 
 
 def _unmet_cpus(member: Member) -> float:
@@ -103,9 +103,9 @@ def _helps(member: Member, demands: list[Demand]) -> bool:
     return any(demand.member is not member or shapes - {demand.shape} for demand in demands) and bool(shapes)
 
 
-def _parents(member: Member) -> tuple[str, ...]:
-    """Those of its leases in whose workers nested work is submitted."""
-    return tuple(lease.name for lease in member.leases.values() if lease.children)
+def _question(member: Member, excess: int) -> ReclaimIdle:
+    parents = [lease.name for lease in member.leases.values() if lease.children] if excess else []
+    return ReclaimIdle(member.pool.name, excess, tuple(parents), lasting=True)
 
 
 def _leases_above(member: Member, share: float) -> int:

@@ -110,6 +110,7 @@ class CopiesWanted(_Message, frozen=True):
 class ReclaimIdle(_Message, frozen=True):
     """Others wait for workers: give back those of this pool that have had nothing to do for a moment.
 
+    ``lasting``: they have waited for a while, so the same holds for those that come to have nothing to do. Then
     ``excess`` of the busy ones are more than the driver's fair share and should come back when their current task
     ends (the rest of their work goes to the others), but none of ``parents``, whose tasks submit nested work.
     """
@@ -117,6 +118,7 @@ class ReclaimIdle(_Message, frozen=True):
     pool: str
     excess: int = 0
     parents: tuple[str, ...] = ()
+    lasting: bool = False
 
 
 class LeaseWanted(_Message, frozen=True):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from distpool.driver.core import PoolCore
-from distpool.driver.dealing import RETRACT_AFTER_S
 from distpool.driver.functions import in_payload
 from distpool.driver.losing import CAUSE_S, LAST_WORDS_S, MEMORY_CAUTION_S
+from distpool.driver.retracting import RETRACT_AFTER_S
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
 from distpool.driver.stopping import INTERRUPT_GRACE_S
 from distpool.driver.task import Task, home_of
@@ -277,6 +277,57 @@ def test_above_the_fair_share_the_parents_of_nested_work_stay() -> None:
     assert [worker.wanted for worker in workers] == [False, True, True]
 
 
+class TestWorkersThatAreStillToCome:
+    """Nobody is asked to give back what would come too late to find any work."""
+
+    @pytest.fixture
+    def core(self) -> PoolCore:
+        core = PoolCore(2)
+        core.on_opened(0.0, Effects())
+        core.on_submitted([make_task("1"), make_task("2")], 0.0, Effects())
+        core.on_granted(make_worker("l0"), 0.0, Effects())
+        return core
+
+    @staticmethod
+    def answer(core: PoolCore, now: float) -> None:
+        worker = core.workers["l0"]
+        core.on_results("l0", answers(worker, 1), 0.001, now, Effects())
+
+    def test_are_wanted_while_tasks_wait(self, core: PoolCore) -> None:
+        self.answer(core, 0.1)
+        assert core.next_deadline() is None
+        assert core.demanded == 2
+
+    def test_are_not_wanted_when_there_has_been_nothing_to_do_for_a_while(self, core: PoolCore) -> None:
+        self.answer(core, 0.1)
+        self.answer(core, 0.2)
+        deadline = core.next_deadline()
+        assert deadline is not None
+        assert core.demanded == 2
+        effects = Effects()
+        core.on_time(deadline, effects)
+        assert effects.demand == [(Shape(), 1)]
+        assert not effects.leave
+
+    def test_are_wanted_if_tasks_have_come_again(self, core: PoolCore) -> None:
+        self.answer(core, 0.1)
+        self.answer(core, 0.2)
+        core.on_submitted([make_task("3"), make_task("4"), make_task("5")], 0.21, Effects())
+        deadline = core.next_deadline()
+        assert deadline is not None
+        core.on_time(deadline, Effects())
+        assert core.demanded == 2
+
+    def test_are_not_wanted_either_if_tasks_come_one_by_one(self, core: PoolCore) -> None:
+        self.answer(core, 0.1)
+        self.answer(core, 0.2)
+        core.on_time(1.0, Effects())
+        assert core.demanded == 1
+        core.on_submitted([make_task("3")], 1.0, Effects())
+        self.answer(core, 1.1)
+        assert core.demanded == 1
+
+
 class TestIdleWorkersThatOthersWaitFor:
     """They are given back once they have been idle for about as long as another would take to come up."""
 
@@ -318,6 +369,14 @@ class TestIdleWorkersThatOthersWaitFor:
         # While the others may still wait, each time anew.
         core.on_results("l0", answers(core.workers["l0"], 1), 0.1, 1.102, Effects())
         assert 1.102 < self.due(core) < 1.2
+
+    def test_those_that_have_just_become_idle_stay_if_the_others_do_not_wait_for_long(self, core: PoolCore) -> None:
+        effects = Effects()
+        core.on_reclaim(1.001, effects, lasting=False)
+        assert not effects.leave
+        assert core.next_deadline() is None
+        core.on_reclaim(1.1, effects, lasting=False)
+        assert [worker.lease for worker in effects.leave] == ["l0"]
 
     def test_later_they_are_kept(self, core: PoolCore) -> None:
         core.on_reclaim(1.001, Effects())

@@ -124,7 +124,7 @@ def test_busy_workers_are_asked_for_when_members_of_a_pool_have_waited_but_not_t
         assert deadline < 1.0
         asked += told(scheduler.time(deadline), to_driver.ReclaimIdle)
     # Four of four slots, where two drivers want them: three would be d's fair share.
-    assert asked[-1] == to_driver.ReclaimIdle("p", 1, parents=(leases[0],))
+    assert asked[-1] == to_driver.ReclaimIdle("p", 1, parents=(leases[0],), lasting=True)
     assert scheduler.now > 0.09
 
 
@@ -146,7 +146,7 @@ def test_pools_share_a_full_cluster_evenly() -> None:
     scheduler.ready_all()
     scheduler.now = 1.0
     effects = scheduler.want(100, "p-d2", "d2")
-    assert told(effects, to_driver.ReclaimIdle, "d1") == [to_driver.ReclaimIdle("p-d1", 4)]
+    assert told(effects, to_driver.ReclaimIdle, "d1") == [to_driver.ReclaimIdle("p-d1", 4, lasting=True)]
     book = scheduler.core.book
     for _ in range(8):
         lease = next(lease for lease in book.leases.values() if lease.pool.name == "p-d1")
