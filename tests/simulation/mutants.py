@@ -341,7 +341,7 @@ MUTANTS = [
     Mutant("a retry is not counted", (Losses, "_charge", _charge(0))),
     Mutant("tasks that were given back are forgotten", (PoolCore, "on_retracted", _forget_retracted)),
     Mutant("a dead worker's tasks wait for its last words for ever", (PoolCore, "on_ended", _never_bury_by_time)),
-    Mutant("the objects of a late result are forgotten", (PoolCore, "on_results", _drop_late), first_seed=300),
+    Mutant("the objects of a late result are forgotten", (PoolCore, "on_results", _drop_late)),
     Mutant("a task that ignores its interrupt is never killed", (Stopper, "stop", _no_grace_deadline)),
     Mutant("arguments go while a stopped task still has them", (Stopper, "stop", _let_go_too_early)),
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
