@@ -66,5 +66,7 @@ class ThroughAgent:
     def tell(self, site: str, message: site_to_site.Message) -> None:
         """See ``Elsewhere``."""
         passed = PassOn(site, codec.encode(message))
+        if isinstance(message, site_to_site.MakerEnded) and message.keep:
+            self._room.link()  # what is needed goes if nobody says so
         if not self._room.say_later(passed):
             self._waiting.append(passed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from distpool.store.transfer import fanout_core, pull_events
+from distpool.store.transfer.claims import Claims
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.fanout_core import FanoutCore
 from distpool.store.transfer.pull_core import PullCore
 from distpool.store.transfer.pull_state import CHUNK_BYTES
 from distpool.wire.objects import Extent
-from distpool.wire.site_to_site import SegmentClaim
+from distpool.wire.site_to_site import MakerEnded, SegmentClaim, SegmentsUnneeded
 
 OBJECT = Extent("w-1.1", "home", "w-1.1", 0, 3 * CHUNK_BYTES)
 KEY = OBJECT.key
@@ -132,3 +133,31 @@ def test_what_the_dead_left_is_kept_for_whom_it_is_needed() -> None:
     assert there == {"w-3.1"}
     custody.let_go(["w-3.1"], "d-2")
     assert not there
+
+
+def test_what_was_handed_on_is_kept_though_its_maker_ended_before_who_handed_it_on() -> None:
+    there = {"w-inner.1", "w-inner.2"}
+    custody = Custody(lambda maker: sorted(s for s in there if s.startswith(maker)), there.discard)
+    custody.on_death("w-inner", 0.0)
+    custody.on_claim("w-outer", ["w-inner.1"], "d-1")
+    custody.expire(custody.next_deadline() or 0.0)
+    assert there == {"w-inner.1"}
+    custody.let_go(["w-inner.1"], "d-1")
+    assert not there
+
+
+def test_claims_of_a_worker_outlive_it_for_a_while() -> None:
+    told: list[tuple[str, SegmentsUnneeded]] = []
+    claims = Claims(lambda site, message: told.append((site, message)))
+    claims.note("w-1", "b", MakerEnded("w-inner", ["w-inner.1", "w-inner.2", "w-inner.3"]))
+    claims.note("w-2", "b", MakerEnded("w-inner", ["w-inner.2"]))
+    claims.note("w-1", "b", SegmentsUnneeded(["w-inner.3"]))
+    claims.on_exit("w-1", 0.0)
+    claims.on_exit("w-3", 0.0)
+    assert told == []
+    claims.expire(claims.next_deadline() or 0.0)
+    assert told == [("b", SegmentsUnneeded(["w-inner.1"]))]
+    assert claims.next_deadline() is None
+    claims.on_exit("w-2", 100.0)
+    claims.expire(claims.next_deadline() or 0.0)
+    assert told[1:] == [("b", SegmentsUnneeded(["w-inner.2"]))]

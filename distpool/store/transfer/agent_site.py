@@ -16,6 +16,7 @@ import zmq
 
 from distpool.store.service import StoreService
 from distpool.store.transfer.admission import NodeAdmission
+from distpool.store.transfer.claims import Claims
 from distpool.store.transfer.connections import Connections, Find, Loop
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.evacuation import Evacuation
@@ -78,12 +79,14 @@ class AgentSite:
         admission.site = self._site
         self._connections = self._site.connections
         self._custody = Custody(self._files.segments, self._files.remove)
+        self._claims = Claims(self._pass_on)
         self._evacuation = Evacuation(self._site, self._custody)
         self._look_at: float | None = None
         self._unreachable_since: dict[str, float] = {}
         self._site.handles(site_to_site.MakerEnded, self._on_maker_ended)
         self._site.handles(site_to_site.SegmentsUnneeded, self._on_unneeded)
         self._site.handles(site_to_site.SiteGoodbye, lambda site, message: self._custody.on_keeper_gone(site))
+        loop.add_timer(self._claims.next_deadline, self._claims.expire)
         loop.add_timer(self._custody.next_deadline, self._custody.expire)
         loop.add_timer(self._evacuation.next_deadline, self._evacuation.on_time)
         loop.add_timer(lambda: self._look_at, self._look)
@@ -111,7 +114,9 @@ class AgentSite:
 
     def on_worker_exited(self, worker: str) -> None:
         """See ``node.agent.Service``."""
-        self._custody.on_death(worker, time.monotonic())
+        now = time.monotonic()
+        self._claims.on_exit(worker, now)
+        self._custody.on_death(worker, now)
 
     def close(self) -> None:
         """See ``node.agent.Service``."""
@@ -130,16 +135,25 @@ class AgentSite:
             except msgspec.DecodeError:
                 return
             if isinstance(passed, _PASSED_ON):
-                if message.site == self._site.name:
-                    self._site.on_site_said(message.site, passed)
-                else:
-                    self._connections.ask(message.site, passed)
+                if not isinstance(passed, site_to_site.ObjectsEnded):
+                    self._claims.note(client, message.site, passed)
+                self._pass_on(message.site, passed)
             return
 
         def done(places: list[Place], lost: dict[str, str]) -> None:
             self._books.send(client, agent_says.ObjectsHere(message.request, places, lost))
 
         self._site.want(message.extents, done)
+
+    def _pass_on(
+        self,
+        site: str,
+        message: site_to_site.ObjectsEnded | site_to_site.MakerEnded | site_to_site.SegmentsUnneeded,
+    ) -> None:
+        if site == self._site.name:
+            self._site.on_site_said(site, message)
+        else:
+            self._connections.ask(site, message)
 
     # -- what the dead left ---------------------------------------------------------------------------------------
 

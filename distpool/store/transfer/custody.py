@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from distpool.store.ownership import maker_of
 from distpool.wire.site_to_site import SegmentClaim
 
 #: What no owner has claimed by then was nobody's, or its owner is dead too.
@@ -45,11 +46,12 @@ class Custody:
     def on_claim(self, maker: str, keep: Iterable[str], keeper: str) -> None:
         """An owner said what of a dead process it needs."""
         self._unclaimed.pop(maker, None)
-        wanted = set(keep)
-        for segment in self._segments(maker):
-            if segment in wanted:
+        # Also of other makers: what a dead process had been handed by its own workers, which had ended before.
+        for segment in keep:
+            if segment in self._segments(maker_of(segment)):
                 self.keepers.setdefault(segment, set()).add(keeper)
-            elif segment not in self.keepers:
+        for segment in self._segments(maker):
+            if segment not in self.keepers:
                 self._remove(segment)
 
     def take(self, claim: SegmentClaim) -> None:
