@@ -50,7 +50,9 @@ class PackedOutcome:
             return self._store.unpack(Value(result.payload, result.objects), owner=self), None
         except errors.ObjectLostError as error:
             return None, error
-        except (Exception, SystemExit) as error:  # a class of the result may even exit; that is no wish of the program
+        except (KeyboardInterrupt, errors.TaskInterrupted):
+            raise  # from outside
+        except BaseException as error:  # a class of the result may even exit; that is no wish of the program
             failure = errors.SerializationError(
                 f"the result of the task arrived but cannot be unpickled here: {type(error).__name__}: {error}"
             )

@@ -92,7 +92,8 @@ def lose(future):
         known = session.leases.of_worker(maker_of(location.segment).encode())
         if known is not None:
             pool, lease = known
-            os.kill(pool.shell.core.workers[lease].pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it made the other one too
+                os.kill(pool.shell.core.workers[lease].pid, signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):  # one segment may hold both results
             os.unlink(session.store.folder / location.segment)
 

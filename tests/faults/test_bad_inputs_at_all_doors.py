@@ -96,6 +96,11 @@ def test_a_result_that_is_of_use_only_where_it_was_made(call: Call) -> None:
     assert isinstance(outcome(call, hostile.only_there), (LookupError, DistpoolError))
 
 
+@pytest.mark.parametrize("raised", ["Odd", "GeneratorExit"])
+def test_a_result_that_raises_anything_when_it_is_unpickled(call: Call, raised: str) -> None:
+    assert isinstance(outcome(call, hostile.make_result, "load", raised, 0), SerializationError)
+
+
 def test_a_generator_as_result(call: Call) -> None:
     assert isinstance(outcome(call, hostile.generator), UNPICKLABLE)
 
