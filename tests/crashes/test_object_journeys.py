@@ -143,14 +143,12 @@ def test_a_kill_on_the_way(
 
 @pytest.mark.parametrize(
     ("role", "point", "times"),
-    [("driver", f"lineage.{step}", times) for step in ("chosen", "submitting", "ran") for times in (1, 2)]
+    [("driver", f"lineage.{step}", times) for step in ("chosen", "submitting", "ran") for times in (1, 2) if ALL]
     + [("worker", "user.again", 1)],
 )
 def test_a_kill_while_results_are_computed_again(
     role: str, point: str, times: int, run_script: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if not ALL and (role, times) != ("worker", 1):
-        pytest.skip("with DISTPOOL_CRASH_ALL=1 only")
     mark = tmp_path / "mark"
     monkeypatch.setenv("DISTPOOL_CRASH_POINT", f"{role} {point} {times} {mark}")
     run_script(RECOMPUTING, str(mark), status=0 if role == "worker" else -9)
