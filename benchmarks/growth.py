@@ -112,7 +112,7 @@ def report(output: Path) -> None:
              # Not the workers': they wait for each other by looking, which costs them what it costs.
              {part: curve("workers", "distpool", f"lease_{part}_us") for part in parts[:3]}),
             ("CPU for one more lease", "leases, one after the other", "CPU µs per lease",
-             {part: curve("leases", "distpool", f"{part}_us") for part in parts[:3]}),
+             {part: curve("leases", "distpool", f"{part}_us") for part in parts[:2]}),
         ],
         output / "growth.png",
     )  # fmt: skip

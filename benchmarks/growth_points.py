@@ -113,8 +113,8 @@ def leases(name: str, count: int) -> dict[str, float]:
         elapsed = time.perf_counter() - started
         after = roles()
     check(len(pids) > 0.9 * count, "a worker ran more than one task")  # the kernel may use a number again
-    # Workers that have ended are not found any more.
-    values = {key: value for key, value in spent(before, after, count).items() if key != "workers_us"}
+    # Of workers and zygotes, those that have ended are not found any more.
+    values = {key: value for key, value in spent(before, after, count).items() if key in ("driver_us", "node_us")}
     return {**values, "lease_ms": elapsed / count * 1e3}
 
 
