@@ -36,16 +36,16 @@ def program(lan: Lan) -> Host:
     return lan.hosts[2]
 
 
-def begin(host: Host, source: str) -> subprocess.Popen[str]:
-    host.write("/tmp/project/program.py", source)
-    return host.popen(
-        sys.executable, "/tmp/project/program.py", env={"DISTPOOL_ADDRESS": "/tmp/cluster.token"}, stdin=subprocess.PIPE
-    )
+def begin(host: Host) -> subprocess.Popen[str]:
+    """What was written there last."""
+    environment = {"DISTPOOL_ADDRESS": "/tmp/cluster.token"}
+    return host.popen(sys.executable, "/tmp/project/program.py", env=environment, stdin=subprocess.PIPE)
 
 
 def run(host: Host, source: str) -> list[Any]:
     """What it printed, line by line."""
-    process = begin(host, source)
+    host.write("/tmp/project/program.py", source)
+    process = begin(host)
     try:
         output, errors = process.communicate(timeout=100)
     finally:
@@ -131,14 +131,15 @@ if __name__ == "__main__":
         rows = re.findall(r"process \d+ on program .* (\d+) +\d+$", lan.hosts[0].distpool("status"), re.MULTILINE)
         return sorted(map(int, rows))
 
-    first, second = begin(program, source), begin(program, source)
+    program.write("/tmp/project/program.py", source)
+    first, second = begin(program), begin(program)
     try:
         while workers() != [2, 2]:
-            pass
+            assert (first.poll(), second.poll()) == (None, None)
         first.communicate("\n", timeout=60)
         assert first.returncode == 0
         while workers() != [4]:
-            pass
+            assert second.poll() is None
         second.communicate("\n", timeout=60)
         while workers():
             pass
