@@ -31,9 +31,10 @@ class Stopper:
                 continue
             del worker.in_flight[attempt]
             worker.stopping[attempt] = task
-            effects.retract.append((worker, [attempt]))
-            effects.interrupt.append((worker, attempt))
-            self._state.deadlines[("stopping", worker.lease)] = now + INTERRUPT_GRACE_S
+            if worker.exit is None:  # or else it hears nothing any more
+                effects.retract.append((worker, [attempt]))
+                effects.interrupt.append((worker, attempt))
+                self._state.deadlines[("stopping", worker.lease)] = now + INTERRUPT_GRACE_S
             self._state.outstanding -= 1
             effects.failed.append((task, failure))
             return

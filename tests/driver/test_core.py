@@ -194,6 +194,21 @@ def test_of_what_a_worker_died_may_be_known_later_than_that_it_did() -> None:
     assert [(task.future, failure.kind) for task, failure in effects.failed] == [("a", FailureKind.OUT_OF_MEMORY)]
 
 
+def test_a_worker_of_whose_death_more_will_be_known_is_told_nothing() -> None:
+    core = PoolCore(1)
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    task = make_task("a", retries=3)
+    core.on_submitted([task], 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9, "its connection broke", presumed=True), 1.0, Effects())
+    effects = Effects()
+    core.on_killed(task, 1.1, effects)
+    assert [failure.kind for _, failure in effects.failed] == [FailureKind.KILLED]
+    assert not effects.retract
+    assert not effects.interrupt
+    core.on_time(1.0 + CAUSE_S, effects)
+    assert effects.let_go == [task]
+
+
 def test_of_what_a_worker_died_may_never_be_known() -> None:
     core = PoolCore(1)
     core.on_granted(make_worker("l1"), 0.0, Effects())
