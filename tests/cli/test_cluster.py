@@ -213,7 +213,7 @@ except distpool.ConnectError as error:
     print(error)
 """
     said = run_script(program, address, "99", "", env=distpool.environment)
-    assert "speaks protocol 99, the cluster's speaks" in said
+    assert "(protocol 99), the cluster distpool" in said
     said = run_script(program, address, "0", "2.7", env=distpool.environment)
     assert f"runs Python 2.7, the cluster's workers run 3.{sys.version_info.minor}" in said
 

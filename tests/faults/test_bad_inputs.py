@@ -96,9 +96,17 @@ def test_hostile_exceptions(executor: DistExecutor, name: str, depth: int) -> No
         assert type(error).__name__ == type(expected()).__name__
         assert " in fail" in str(error.__cause__), "the remote traceback is there"
     else:
-        assert name.split(maxsplit=1)[0] in ("needs", "has", "no", "lies", "fails", "hostile", "local", "of"), str(
-            error
-        )
+        assert name.split(maxsplit=1)[0] in (
+            "needs",
+            "has",
+            "no",
+            "lies",
+            "fails",
+            "hostile",
+            "local",
+            "of",
+            "group",
+        ), str(error)
 
 
 @pytest.mark.parametrize("depth", [100, 100_000])
