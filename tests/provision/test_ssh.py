@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import distpool
 from distpool.errors import ConnectError
 from distpool.node.statefolder import find_token
 from distpool.provision.link import OperatorLink
@@ -238,7 +239,7 @@ def test_versions_that_differ_are_named_on_both_sides(lan: tuple[hosts.Lan, str]
     run = (sys.executable, "/tmp/project/program.py")
     # Of another release
     for host in (beta, gamma):
-        host.run("cp", "-r", str(hosts.ROOT / "distpool"), "/tmp/distpool")
+        host.run("cp", "-r", str(Path(distpool.__file__).parent), "/tmp/distpool")
         host.write("/tmp/distpool/version.py", '__version__ = "0.0.9"\n')
     said = desk.run(*run, f"{address}&setup=export PYTHONPATH=/tmp", status=1)
     assert said.count("ConnectError: no nodes from ssh://beta,gamma") == 1
