@@ -1,4 +1,4 @@
-"""Do something as soon as a module is imported, by whomever; importing it for that would cost every program.
+"""What concerns modules that somebody else may import, or not; importing them to find out would cost every program.
 
 Finder and loader are without their abstract base classes, whose import would take longer than all else here.
 """
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+
+
+def loaded(name: str) -> Any:
+    """The module of that name; None if nobody has imported it, or a thread is still about to: what is in it is then not
+    in use yet, and not all of it is there."""
+    module = sys.modules.get(name)
+    return None if module is None or getattr(module.__spec__, "_initializing", False) else module
 
 
 def wait_for(name: str, action: Callable[[ModuleType], None]) -> None:

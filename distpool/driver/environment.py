@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.driver.elsewhere import GPU_VARIABLE, elsewhere
 from distpool.node.machine import process_space
+from distpool.on_import import loaded
 from distpool.wire.driver_to_worker import Setup
 from distpool.wire.scheduler_to_driver import LeaseGranted
 from distpool.worker.setup import LoggerState, LoggingState, ProgramState
@@ -172,13 +173,13 @@ def _num_threads(spec: PoolSpec) -> int:
 
 def _parent_identity() -> tuple[int, ...]:
     """``multiprocessing`` numbers a child's children below it."""
-    process = sys.modules.get("multiprocessing.process")
+    process = loaded("multiprocessing.process")
     return tuple(process.current_process()._identity) if process is not None else ()
 
 
 def _program_state(shared: Shared | None) -> ProgramState:
-    process = sys.modules.get("multiprocessing.process")
-    context = sys.modules.get("multiprocessing.context")
+    process = loaded("multiprocessing.process")
+    context = loaded("multiprocessing.context")
     return ProgramState(
         pid=os.getpid(),
         machine=process_space(),
@@ -193,7 +194,7 @@ def _program_state(shared: Shared | None) -> ProgramState:
 
 
 def _shared() -> Shared | None:
-    if "multiprocessing.process" not in sys.modules:
+    if loaded("multiprocessing.process") is None:
         return None  # a program that has not loaded it has nothing of it that workers could need
     from distpool.sharing.reducers import Shared
 

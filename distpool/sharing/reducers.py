@@ -11,12 +11,12 @@ import copyreg
 import fcntl
 import os
 import socket
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from distpool.on_import import loaded
 from distpool.sharing import reach
 from distpool.sharing.remote import RECURSIVE_MUTEX, RemoteSemLock, serve
 from distpool.sharing.server import SharedDescriptor, server
@@ -117,7 +117,7 @@ def dispatch_table() -> DispatchTable | None:
 
     Cheap enough to be asked for each pickle; the same object as long as nothing changed.
     """
-    reduction = sys.modules.get("multiprocessing.reduction")
+    reduction = loaded("multiprocessing.reduction")
     if reduction is None:
         return None
     tables = _tables
@@ -130,17 +130,16 @@ def dispatch_table() -> DispatchTable | None:
         # Reducers that others registered (torch for its tensors, say) are about their own pools' ways.
         if str(getattr(reducer, "__module__", "")).startswith("multiprocessing."):
             table[kind] = reducer
-    synchronize = sys.modules.get("multiprocessing.synchronize")
-    if tables.shared and synchronize is not None:
-        for kind in (synchronize.Lock, synchronize.RLock, synchronize.Semaphore, synchronize.BoundedSemaphore):
-            table[kind] = _reduce_semaphore
-    if tables.shared and "multiprocessing.connection" in sys.modules:
-        table[sys.modules["multiprocessing.connection"].Connection] = _reduce_connection
-    if tables.shared and "multiprocessing.heap" in sys.modules:
-        table[sys.modules["multiprocessing.heap"].Arena] = _reduce_arena
-    connections = sys.modules.get("distpool.sharing.connections")
-    if connections is not None:
-        table[connections.RemoteConnection] = _reduce_remote_connection
+    if tables.shared:
+        if synchronize := loaded("multiprocessing.synchronize"):
+            for kind in (synchronize.Lock, synchronize.RLock, synchronize.Semaphore, synchronize.BoundedSemaphore):
+                table[kind] = _reduce_semaphore
+        if connection := loaded("multiprocessing.connection"):
+            table[connection.Connection] = _reduce_connection
+        if heap := loaded("multiprocessing.heap"):
+            table[heap.Arena] = _reduce_arena
+        if connections := loaded("distpool.sharing.connections"):
+            table[connections.RemoteConnection] = _reduce_remote_connection
     # Inside ``sharing`` the modules that matter may still be on their way: look each time.
     tables.size = -1 if tables.shared else size
     tables.table = table

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib.machinery
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import signal
 import socket
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 from typing import Any
@@ -302,6 +306,19 @@ def test_reducers_of_others_are_left_alone() -> None:
         assert dispatch_table() is table
     finally:
         del multiprocessing.reducer.ForkingPickler._extra_reducers[Foreign]
+
+
+def test_modules_that_another_thread_is_about_to_import_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in them is not in use yet, and not all of it is there."""
+    for name in ("reduction", "synchronize", "connection", "heap"):
+        module = types.ModuleType(f"multiprocessing.{name}")
+        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
+        module.__spec__._initializing = True  # type: ignore[attr-defined]
+        with sharing(), monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module.__name__, module)
+            dispatch_table()
+    with sharing():
+        assert multiprocessing.connection.Connection in (dispatch_table() or {})
 
 
 @pytest.mark.skipif(not semaphores.available(), reason="needs glibc")
