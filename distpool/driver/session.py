@@ -150,7 +150,7 @@ class Session:
         from distpool.driver.site import DriverSite
 
         assert origin.keys is not None
-        site = DriverSite(name, origin.keys, self.tell_scheduler)
+        site = DriverSite(name, origin.keys, self.tell_scheduler, self.wait_for_event, self._wake)
         store = ObjectStore(site.store_folder, name, node=name, on_free=on_free, prepare=site.prepare)
         store.elsewhere = self.site = site
         return store
@@ -354,6 +354,9 @@ class Session:
             return self.loop.lead(event.is_set, None if timeout_s is None else _monotonic() + timeout_s)
         with self._lending():
             return event.wait(timeout_s)
+
+    def _wake(self) -> None:
+        self.loop.wake()
 
     def _lending(self) -> Any:
         return ending.noticing_interrupt(self) if self.worker is None else worker_context.blocked()

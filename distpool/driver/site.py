@@ -40,12 +40,23 @@ class DriverSite:
 
     :param name: the driver's routing id as text.
     :param tell_scheduler: ``on_scheduler_said`` is the answer.
+    :param wait: blocks until an event is set; whoever waits in the thread that hears the scheduler goes on hearing it.
+    :param wake: has that thread look whether the event is set.
     """
 
-    def __init__(self, name: str, keys: Keys, tell_scheduler: Callable[[driver_to_scheduler.SiteWanted], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: Keys,
+        tell_scheduler: Callable[[driver_to_scheduler.SiteWanted], None],
+        wait: Callable[[threading.Event], bool],
+        wake: Callable[[], None],
+    ) -> None:
         self.name = name
         self._keys = keys
         self._tell_scheduler = tell_scheduler
+        self._wait = wait
+        self._wake = wake
         self._folders = Folders.plan()
         self._settings = StoreSettings.make(spill_uri="")
         self._made_lock = threading.Lock()
@@ -91,6 +102,7 @@ class DriverSite:
         def done(places: list[Place], lost: dict[str, str]) -> None:
             answer.append((places, lost))
             arrived.set()
+            self._wake()
 
         def ask() -> None:
             self._made().want(extents, done)
@@ -103,7 +115,7 @@ class DriverSite:
                 self._post(ask)
         if not closed:
             try:
-                arrived.wait()
+                self._wait(arrived)
             finally:
                 self._waiting.discard(arrived)
         if not answer:
@@ -157,6 +169,7 @@ class DriverSite:
         self._bell.close()
         for waiting in list(self._waiting):
             waiting.set()
+        self._wake()
         if self._made_folders:
             self._folders.remove()
 

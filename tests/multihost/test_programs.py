@@ -309,6 +309,30 @@ def test_a_key_of_another_cluster_opens_nothing(lan: Lan, laptop: Host) -> None:
     assert log.count("did not authenticate") == 1
 
 
+def test_a_done_callback_may_read_a_result_that_is_elsewhere(laptop: Host) -> None:
+    """It runs in the thread that hears the scheduler, which must be asked where the result is."""
+    program = """
+import threading
+from distpool import DistExecutor
+
+def large(x):
+    return bytes([x]) * 1_000_000
+
+if __name__ == "__main__":
+    read, done = [], threading.Semaphore(0)
+    def on_done(future):
+        read.append(future.result()[0])
+        done.release()
+    with DistExecutor() as executor:
+        for x in range(12):
+            executor.submit(large, x).add_done_callback(on_done)
+        for _ in range(12):
+            assert done.acquire(timeout=30)
+    print(sorted(read))
+"""
+    assert results(run(laptop, program)) == [list(range(12))]
+
+
 def test_a_manager_of_the_program_is_reached_from_all_hosts(laptop: Host) -> None:
     """Shared state as programs have always had it: the manager's process is where the program is."""
     program = """
