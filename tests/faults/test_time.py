@@ -121,9 +121,11 @@ def test_it_ends_whatever_it_does(tmp_path: Path, function: Callable[[str], None
         # Both workers can be had again: the one is idle, or another has taken its place.
         gate = tmp_path / "gate"
         both = [executor.submit(_meet, str(gate), str(number)) for number in range(2)]
-        assert len({future.result(60) for future in both}) == 2
+        pids = {future.result(60) for future in both}
+        assert len(pids) == 2
         if pid and function in (one_call_of_c, block_signals, ignore_signals):
-            while os.path.exists(f"/proc/{pid}"):
+            # A task that is told to end just before it goes deaf ends in good order, and its worker goes on.
+            while os.path.exists(f"/proc/{pid}") and not (function is one_call_of_c and pid in pids):
                 time.sleep(0.01)
 
 
