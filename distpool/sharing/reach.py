@@ -22,14 +22,19 @@ def connect(address: str) -> socket.socket:
 
     :raises OSError: as a socket does when nobody listens there.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(address)
+        return connect_here(address)
     except (FileNotFoundError, ConnectionRefusedError):
-        connection.close()
         if _ask is None:
             raise
         return _ask(address)
+
+
+def connect_here(address: str) -> socket.socket:
+    """A connection to the Unix socket of that address on this machine (errors as for ``connect``)."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(address)
     except BaseException:
         connection.close()
         raise

@@ -168,7 +168,8 @@ def connect(address: str, kind: bytes, key: bytes) -> socket.socket:
     """
     connection = None
     try:
-        connection = reach.connect(address) if kind != FETCH_DESCRIPTOR else _connect_here(address)
+        # Descriptors cannot leave their machine.
+        connection = (reach.connect_here if kind == FETCH_DESCRIPTOR else reach.connect)(address)
         connection.sendall(kind + key)
     except OSError as error:
         if connection is not None:
@@ -178,17 +179,6 @@ def connect(address: str, kind: bytes, key: bytes) -> socket.socket:
             "a multiprocessing object (lock, queue, pipe, shared value) cannot be reached from "
             f"{socket.gethostname()}: the program that made it has ended or runs on another machine ({error.strerror})",
         ) from None
-    return connection
-
-
-def _connect_here(address: str) -> socket.socket:
-    """Descriptors cannot leave their machine."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(address)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
