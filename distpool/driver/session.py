@@ -118,16 +118,17 @@ class Session:
         self.channel = Channel(self._context, self.routing_id, origin.keys)
         #: Status questions, of a driver of a cluster.
         self.questions: Questions | None = None
+        self.loop = Loop(self)
         try:
             self._attach()
         except BaseException:
+            self.loop.stop()
             self._let_go()
             raise
         if self._owns_store:
             install(self.store)
         if self.worker is not None:
             worker_context.when_interrupted(self.end_nested)
-        self.loop = Loop(self)
         if self.node is None:
             self.loop.start()
 
