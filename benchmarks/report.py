@@ -4,6 +4,7 @@ and, for the results that come with the project, the table in its README."""
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(as_json(document, tables), indent=1) + "\n")
     (folder / "report.md").write_text(markdown(document, tables, folder))
     if folder.resolve() == README.parent / "benchmarks" / "results":
-        README.write_text(with_overview(README.read_text(), overview(tables)))
+        README.write_text(with_overview(README.read_text(), [rounds(tables), "", *overview(tables)]))
     from benchmarks import plots
 
     plots.overview(tables, folder / "summary.png")
@@ -71,6 +72,7 @@ def markdown(document: dict[str, Any], tables: dict[str, list[Row]], folder: Pat
     if share > 0.1:
         more = f"more than {summary.DISTURBED_CORES} cores"
         lines += [f"**The machine was not quiet**: during {share:.0%} of the runs other programs used {more}.", ""]
+    lines += [rounds(tables), ""]
     lines += [f"* {key}: {value}" for key, value in document["machine"].items()]
     lines += ["", "## Summary", "", *overview(tables), "", "![Summary](summary.png)", ""]
     lines += ["## Targets", "", *targets(tables), ""]
@@ -97,6 +99,17 @@ def several_machines(folder: Path) -> list[str]:
             lines += [f"## {title}", "", f"How, and on which machine: [{name}.md]({name}.md).", ""]
             lines += [*page.table(document), ""]
     return lines
+
+
+def rounds(tables: dict[str, list[Row]]) -> str:
+    """How often each was run, in a sentence."""
+    counts = [figure.runs for found in tables.values() for row in found for figure in row.figures.values()]
+    if not counts:
+        return "Nothing was run to its end."
+    fewest, most = min(counts), max(counts)
+    if fewest == most:
+        return f"Each figure is of {most} run{'s' * (most > 1)}."
+    return f"Each figure is the median of {fewest} to {most} runs, of {statistics.median(counts):g} for most."
 
 
 def overview(tables: dict[str, list[Row]]) -> list[str]:

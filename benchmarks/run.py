@@ -138,9 +138,11 @@ def run_once(plan: Plan, name: str, contender: str) -> dict[str, Any]:
         record["left_processes"] = proc.end_descendants(os.getpid())
         record.update(read_answer(answer) or {"status": "timeout" if hung else "failed"})
         if record["status"] != "ok" or hung:
-            record["log"] = log.read_text(errors="replace")[-2000:]
+            record["log"] = without_folders(log.read_text(errors="replace"))[-2000:]
             record.setdefault("message", f"gave up after {limit_s:.0f} s" if hung else f"exit {process.returncode}")
         record["hung_at_close"] = bool(hung and record["status"] == "ok")
+    if "message" in record:
+        record["message"] = without_folders(record["message"])
     record["left_shared_memory_bytes"] = max(0, proc.shared_memory_bytes() - shared_before)
     own = own_cpu_s() - own_before
     record["other_load"] = max(0.0, (proc.machine_busy_s() - busy_before - own) / record["wall_s"])
@@ -165,6 +167,13 @@ def wait(process: subprocess.Popen[bytes], answer: Path, limit_s: float) -> bool
                 process.kill()
                 process.wait()
                 return True
+
+
+def without_folders(text: str) -> str:
+    """``text`` without the folders of this machine that modules lie in: results are read on others."""
+    for folder in sorted({str(ROOT), *filter(os.path.isdir, sys.path), tempfile.gettempdir()}, key=len, reverse=True):
+        text = text.replace(folder + os.sep, "")
+    return text
 
 
 def read_answer(file: Path) -> dict[str, Any] | None:
