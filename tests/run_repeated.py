@@ -59,7 +59,10 @@ def main() -> int:
                 done += 1
                 if status:
                     failed.append(number)
-                    print(f"run {number}: status {status} after {seconds:.1f} s, see {logs}/run-{number:04}.txt")
+                    print(
+                        f"run {number}: status {status} after {seconds:.1f} s, see {logs}/run-{number:04}.txt",
+                        flush=True,
+                    )
                 elif sys.stdout.isatty():
                     print(f"run {number}: {seconds:.1f} s", end="\r", flush=True)
     if not failed:
