@@ -9,6 +9,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -66,7 +67,7 @@ def measure(data):
 if __name__ == "__main__":
     with DistExecutor(1) as executor:
         before = executor.submit(measure, b"").result()
-        size, pid = executor.submit(measure, os.urandom(8_000_000)).result()
+        size, pid = executor.submit(measure, os.urandom(3_000_000)).result()
         print([size, pid == before[1]])
 """
 
@@ -104,8 +105,9 @@ def rest(process: subprocess.Popen[str]) -> list[Any]:
 
 
 def count(lan: Lan, name: str) -> int:
-    counts = [host.run("sh", "-c", f"cat /tmp/ran-{name} 2>/dev/null | wc -l") for host in lan.hosts[:3]]
-    return sum(map(int, counts))
+    """How many tasks of it have run.  Asked while a link is down for a moment: no command on the hosts, which takes long."""
+    files = [Path(f"/proc/{host.pid}/root/tmp/ran-{name}") for host in lan.hosts[:3]]
+    return sum(file.read_text().count("\n") for file in files if file.exists())
 
 
 def wait_for(lan: Lan, words: str) -> str:
@@ -182,7 +184,7 @@ def test_a_program_that_was_cut_off_goes_on_when_it_is_back(story: Story) -> Non
 
 def test_a_slow_link_is_not_taken_for_a_dead_one(story: Story) -> None:
     """The argument is under way for longer than anybody may be silent."""
-    assert story.slow == [[8_000_000, True]]
+    assert story.slow == [[3_000_000, True]]
     assert story.ran_slow == 2, "it was sent again"
     assert "zeta" in story.nodes_meanwhile, "its program was given up"
 
