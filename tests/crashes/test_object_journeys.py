@@ -16,7 +16,7 @@ import pytest
 from tests.cli.test_cluster import Command
 
 ALL = bool(os.environ.get("DISTPOOL_CRASH_ALL"))
-#: What every run tries; a node that is lost takes ten seconds to be missed.
+#: What every run tries.
 USUAL = {("agent", "transfer.served"), ("driver", "transfer.stored")}
 
 pytestmark = pytest.mark.watchdog(180)
@@ -121,6 +121,8 @@ CASES += [
 @pytest.fixture
 def distpool(tmp_path: Path) -> Iterator[Command]:
     command = Command(tmp_path / "state")
+    # A node that is killed is missed sooner than usual.
+    command.environment["DISTPOOL_SILENCE_S"] = "3"
     yield command
     command("stop")
 

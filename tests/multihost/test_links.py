@@ -105,7 +105,7 @@ def rest(process: subprocess.Popen[str]) -> list[Any]:
 
 
 def count(lan: Lan, name: str) -> int:
-    """How many tasks of it have run.  Asked while a link is down for a moment: no command on the hosts, which takes long."""
+    """How many tasks of it have run.  Asked while a link is down for a moment: without a command on the hosts."""
     files = [Path(f"/proc/{host.pid}/root/tmp/ran-{name}") for host in lan.hosts[:3]]
     return sum(file.read_text().count("\n") for file in files if file.exists())
 
