@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import socket
@@ -174,7 +175,9 @@ def doctor(*words: str, tmp_path: Path, **environment: str) -> tuple[int, str]:
             **environment,
         },
     )
-    assert not done.stderr, done.stderr
+    # An engine that is slow to start says how far it is.
+    other = [line for line in done.stderr.splitlines() if not re.match(r"distpool: \d+ of \d+ nodes up", line)]
+    assert not other, done.stderr
     return done.returncode, done.stdout
 
 
