@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
 
-# Importing the module ``distpool.options`` binds its name here; this line, run right after, binds the function.
-from distpool.options import options as options
 from distpool.version import __version__ as __version__
 
+# Not from ``typing``: that takes longer to import than everything that happens before the first pool's node is started.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from distpool.driver.capacity import cpu_count as cpu_count
     from distpool.errors import (
         ConnectError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from distpool.references import put as put
     from distpool.references import wait as wait
     from distpool.store.references import ObjectRef as ObjectRef
+    from distpool.task_options import options as options
     from distpool.worker.context import gang as gang
 
 __all__ = [
@@ -77,6 +79,7 @@ _HOMES = {
     "ObjectRef": "distpool.store.references",
     "get": "distpool.references",
     "memory": "distpool.memory",
+    "options": "distpool.task_options",
     "put": "distpool.references",
     "wait": "distpool.references",
 }

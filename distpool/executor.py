@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distpool.driver.ahead import start_ahead
 from distpool.executor_standard import StandardExecutor
-from distpool.options import DEFAULT, TaskOptions, current, merge
 from distpool.ordered_map import check_arguments, in_chunks, ordered_map
+from distpool.task_options import DEFAULT, TaskOptions, current, merge
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -30,7 +30,7 @@ from joblib.parallel import (
 
 from distpool import joblib_discovery, joblib_memmaps
 from distpool.executor import PoolSlot, checked_spec
-from distpool.options import current
+from distpool.task_options import current
 
 if TYPE_CHECKING:
     from distpool.driver.spec import PoolSpec

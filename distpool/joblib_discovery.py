@@ -7,12 +7,12 @@ would cost every program that does not use it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distpool.on_import import wait_for
 
+TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Any
 
 NAME = "distpool"
 

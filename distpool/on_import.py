@@ -6,12 +6,13 @@ Finder and loader are without their abstract base classes, whose import would ta
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
 
 def loaded(name: str) -> Any:

@@ -10,10 +10,10 @@ import importlib
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
 
 from distpool.driver.interrupts import shield
 
+TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
     from distpool.node.launch import PrivateNode
 

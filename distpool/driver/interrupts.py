@@ -14,8 +14,11 @@ import _signal  # type: ignore[import-not-found]
 import os
 import threading
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # as in ``distpool``
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 # Not ``signal.signal``: that spends microseconds on making enumeration members of its arguments.
 _get, _set, _SIGINT = _signal.getsignal, _signal.signal, int(_signal.SIGINT)

@@ -31,8 +31,8 @@ from distpool.driver.shell import PoolShell
 from distpool.driver.spec import PoolSpec
 from distpool.driver.state import Effects, Failure, FailureKind
 from distpool.driver.task import Task, home_of
-from distpool.options import DEFAULT, TaskOptions
 from distpool.store.serialization import serialize_plain_call
+from distpool.task_options import DEFAULT, TaskOptions
 from distpool.wire import driver_to_scheduler, driver_to_worker
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY
 from distpool.wire.resources import Shape

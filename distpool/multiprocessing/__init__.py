@@ -9,13 +9,14 @@ values and manager proxies may be given to a pool's initializer as usual.  Submo
 from __future__ import annotations
 
 import multiprocessing as _standard
-import typing as _typing
 
 from distpool.multiprocessing import standard_modules as _standard_modules
 from distpool.multiprocessing.context import default_context as _default_context
 from distpool.multiprocessing.context import register as _register
 
-if _typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # as in ``distpool``
+if TYPE_CHECKING:
+    import typing as _typing
     from multiprocessing import *  # noqa: F403
 
     from distpool.multiprocessing import pool as pool

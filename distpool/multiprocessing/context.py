@@ -21,12 +21,13 @@ from multiprocessing.context import (
     TimeoutError,
 )
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
 
 from distpool.driver.ahead import start_ahead
 
+TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
     from multiprocessing.synchronize import BoundedSemaphore, Lock, RLock, Semaphore
+    from typing import Any
 
     from distpool.multiprocessing.pool import Pool
 

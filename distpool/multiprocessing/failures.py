@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import Future
-from concurrent.futures.process import _RemoteTraceback as WorkerTraceback
-from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, cast
 
 from distpool.errors import SerializationError
+from distpool.on_import import loaded
 
 
 def as_pool_error(error: BaseException) -> BaseException:
     """``error`` with the kind of cause, or of the kind, that programs written for ``multiprocessing.Pool`` expect."""
     cause = error.__cause__
-    if isinstance(cause, WorkerTraceback):
+    # Whoever gave an error such a cause has imported its class.
+    process = loaded("concurrent.futures.process")
+    if process is not None and isinstance(cause, process._RemoteTraceback):
+        from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+
         error.__cause__ = RemoteTraceback(str(cause))
         if isinstance(error, SerializationError):
             # The task ran, and what it returned or raised could not be sent back.

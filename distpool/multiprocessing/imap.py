@@ -6,17 +6,17 @@ import time
 import types
 import weakref
 from multiprocessing import TimeoutError as MultiprocessingTimeoutError
-from multiprocessing import pool as standard
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distpool.multiprocessing.results import outcome
+from distpool.multiprocessing.standard_pool import StandardIMapIterator, StandardIMapUnorderedIterator
 
 if TYPE_CHECKING:
     from distpool.multiprocessing.feeding import Feed
     from distpool.multiprocessing.pool import Pool
 
 
-class IMapIterator(standard.IMapIterator):  # type: ignore[type-arg]
+class IMapIterator(StandardIMapIterator):  # type: ignore[type-arg]
     """Results of single tasks; ``next(timeout)`` is the method that takes a time-out.  An exception of a task does not
     end the iteration."""
 
@@ -63,5 +63,5 @@ class IMapIterator(standard.IMapIterator):  # type: ignore[type-arg]
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
 
-class IMapUnorderedIterator(IMapIterator, standard.IMapUnorderedIterator):  # type: ignore[type-arg]
+class IMapUnorderedIterator(IMapIterator, StandardIMapUnorderedIterator):  # type: ignore[type-arg]
     """As ``IMapIterator``, in the order in which the tasks complete."""

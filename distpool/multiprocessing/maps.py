@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from distpool.multiprocessing.failures import as_submit_error, failed
-from distpool.options import current as current_options
 from distpool.ordered_map import kill_calls
+from distpool.task_options import current as current_options
 
 if TYPE_CHECKING:
     from distpool.driver.pool import WorkerPool

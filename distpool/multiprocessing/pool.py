@@ -11,9 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from multiprocessing import pool as standard
 from multiprocessing import util
-from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from distpool.driver.ahead import start_ahead
@@ -26,10 +24,13 @@ from distpool.multiprocessing.feeding import Feed, Feeds, collect
 from distpool.multiprocessing.imap import IMapIterator, IMapUnorderedIterator
 from distpool.multiprocessing.maps import chunk_submitter, item_submitter, submit_all
 from distpool.multiprocessing.results import ApplyResult, Callback, FedMapResult, MapResult
-from distpool.options import current as current_options
+from distpool.multiprocessing.standard_pool import StandardPool
 from distpool.ordered_map import in_chunks
+from distpool.task_options import current as current_options
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import ThreadPool
+
     from distpool.driver.pool import WorkerPool
     from distpool.driver.spec import PoolSpec
 
@@ -47,7 +48,7 @@ _NO_KEYWORDS: Mapping[str, Any] = {}
 _MOST_FUTURES = 65_536
 
 
-class Pool(standard.Pool):
+class Pool(StandardPool):
     """A pool of worker processes with the interface, the chunking and the states of ``multiprocessing.Pool``.
 
     A worker that dies is replaced and its tasks run again (``max_retries`` times, see ``distpool.options``), where the
@@ -390,6 +391,8 @@ def __getattr__(name: str) -> Any:
     """What the standard module has and this one does not."""
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from multiprocessing import pool as standard
+
     try:
         return getattr(standard, name)
     except AttributeError:

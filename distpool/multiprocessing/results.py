@@ -15,10 +15,10 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import count
 from multiprocessing import TimeoutError as MultiprocessingTimeoutError
-from multiprocessing import pool as standard
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distpool.multiprocessing.failures import as_pool_error
+from distpool.multiprocessing.standard_pool import StandardApplyResult, StandardMapResult
 from distpool.ordered_map import kill_calls
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Callback = Callable[[Any], object]
 _job_numbers = count()
 
 
-class ApplyResult(standard.ApplyResult):  # type: ignore[type-arg]
+class ApplyResult(StandardApplyResult):  # type: ignore[type-arg]
     """The result of ``apply_async``.  ``AsyncResult`` is another name of this class."""
 
     def __init__(self, pool: Pool, callback: Callback | None = None, error_callback: Callback | None = None) -> None:
@@ -161,7 +161,7 @@ class ApplyResult(standard.ApplyResult):  # type: ignore[type-arg]
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult, standard.MapResult):  # type: ignore[type-arg]
+class MapResult(ApplyResult, StandardMapResult):  # type: ignore[type-arg]
     """The result of ``map_async`` and ``starmap_async``: of several tasks.
 
     :param chunked: each of them gives a list of results, and not one.

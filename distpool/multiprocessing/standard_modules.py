@@ -4,12 +4,13 @@ classes, exceptions and module state are the same however a program imports them
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
-import importlib.util
-import pkgutil
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+
+TYPE_CHECKING = False  # as in ``distpool``
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 # Neither class derives from those of ``importlib.abc``: that module loads ``tempfile`` and all that this needs.
 
@@ -22,21 +23,24 @@ class _Finder:
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """The spec of a standard submodule under our name."""
         if not fullname.startswith(self._prefix):
             return None
         standard = f"multiprocessing.{fullname[len(self._prefix) :]}"
-        if importlib.util.find_spec(standard) is None:
+        from importlib.machinery import ModuleSpec
+        from importlib.util import find_spec
+
+        if find_spec(standard) is None:
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(standard))  # type: ignore[arg-type]
+        return ModuleSpec(fullname, _Loader(standard))  # type: ignore[arg-type]
 
 
 class _Loader:
     def __init__(self, standard: str) -> None:
         self._standard = standard
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+    def create_module(self, spec: ModuleSpec) -> None:
         """Part of the import protocol: a module as usual."""
 
     def exec_module(self, module: ModuleType) -> None:
@@ -44,7 +48,9 @@ class _Loader:
         standard = importlib.import_module(self._standard)
         sys.modules[module.__name__] = standard
         # The import system would look for the submodules of a package (``dummy``) in its folder, and find copies.
-        for info in pkgutil.iter_modules(getattr(standard, "__path__", [])):
+        from pkgutil import iter_modules
+
+        for info in iter_modules(getattr(standard, "__path__", [])):
             sys.modules[f"{module.__name__}.{info.name}"] = importlib.import_module(f"{self._standard}.{info.name}")
 
 

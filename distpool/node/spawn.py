@@ -8,7 +8,10 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False  # as in ``distpool``
+if TYPE_CHECKING:
+    from typing import Any
 
 #: What an interpreter may have been started with, and hands on.
 _FLAGS = (
@@ -17,16 +20,17 @@ _FLAGS = (
 )
 
 
-class Spawned(NamedTuple):
+class Spawned:
     """A node process that waits for its configuration.
 
     :param life: where that goes; the process ends when it is closed.
     :param status: where the process says what becomes of it.
     """
 
-    pid: int
-    life: int
-    status: int
+    def __init__(self, pid: int, life: int, status: int) -> None:
+        self.pid = pid
+        self.life = life
+        self.status = status
 
     def discard(self) -> None:
         """There will be no configuration: end the process, which has done nothing yet."""

@@ -10,7 +10,7 @@ from tests.support.imports import Import, imports_of, internal, modules
 STOREYS = [
     {"version", "errors", "crashpoints", "on_import"},
     {"wire"},
-    {"options"},
+    {"task_options"},
     {"sharing"},
     {"store"},
     {"code"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distpool import errors
-from distpool.options import TaskOptions
+from distpool.task_options import TaskOptions
 from tests.support.imports import modules
 
 ROOT = Path(__file__).resolve().parents[2]

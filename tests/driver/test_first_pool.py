@@ -32,6 +32,8 @@ def test_the_node_is_started_before_anything_large_is_loaded(door: str) -> None:
     loaded = run(_BEFORE_THE_NODE.format(opening=_OPENINGS[door]))
     assert "distpool.node.spawn" in loaded
     assert not {"msgspec", "zmq", "cloudpickle", "concurrent.futures.process", "distpool.driver.session"} & set(loaded)
+    if door == "pool":
+        assert not {"typing", "logging", "concurrent.futures", "multiprocessing.pool"} & set(loaded)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing of Python 3.10 lacks what msgspec needs")
@@ -69,6 +71,25 @@ except ProcessLookupError:
     print("gone")
 """
     assert run(program) == ["gone"]
+
+
+def test_a_pool_and_its_results_are_the_standard_ones_as_soon_as_anybody_can_ask() -> None:
+    program = """
+import sys
+import distpool.multiprocessing.pool
+if __name__ == "__main__":
+    with distpool.multiprocessing.Pool(1) as pool:
+        one, many = pool.apply_async(abs, (-1,)), pool.map_async(abs, range(3))
+        first, second = pool.imap(abs, [1]), pool.imap_unordered(abs, [1])
+        one.get(), many.get(), list(first), list(second)
+        print("multiprocessing.pool" in sys.modules)
+        from multiprocessing import pool as standard
+        print(isinstance(pool, standard.Pool), isinstance(one, standard.ApplyResult))
+        print(isinstance(many, standard.MapResult))
+        print(isinstance(first, standard.IMapIterator), isinstance(second, standard.IMapUnorderedIterator))
+        print(distpool.multiprocessing.pool.ThreadPool is standard.ThreadPool, pool.apply(abs, (-2,)))
+"""
+    assert run(program) == ["False", *["True"] * 6, "2"]
 
 
 def test_an_executor_is_the_standard_one_as_soon_as_anybody_can_ask() -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from distpool.errors import SerializationError
-from distpool.options import DEFAULT, TaskOptions
+from distpool.task_options import DEFAULT, TaskOptions
 
 _pools: weakref.WeakValueDictionary[str, FakePool] = weakref.WeakValueDictionary()
 

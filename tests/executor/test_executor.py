@@ -16,8 +16,8 @@ import pytest
 import distpool
 from distpool import DistExecutor
 from distpool import executor as executor_module
-from distpool.options import DEFAULT
 from distpool.ordered_map import in_chunks
+from distpool.task_options import DEFAULT
 from tests.executor.fake_pool import FakePool, FakeSession, Unpicklable
 
 

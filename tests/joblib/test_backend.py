@@ -16,7 +16,7 @@ from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, FallbackToBackend, Sequ
 
 import distpool.joblib
 from distpool.joblib import DistpoolBackend
-from distpool.options import options
+from distpool.task_options import options
 from tests.executor.fake_pool import FakeSession, Unpicklable
 
 

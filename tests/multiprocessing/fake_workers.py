@@ -14,7 +14,7 @@ from typing import Any
 
 import distpool.multiprocessing.pool
 from distpool.errors import SerializationError, WorkerDiedError
-from distpool.options import DEFAULT
+from distpool.task_options import DEFAULT
 from distpool.wire.driver_to_worker import CHUNK, MAP
 from distpool.worker.failure import decode_exception, encode_exception
 

@@ -30,7 +30,7 @@ from distpool.driver.recovery import Recovery
 from distpool.driver.session import Session
 from distpool.driver.spec import PoolSpec
 from distpool.driver.task import Function, Task
-from distpool.options import TaskOptions
+from distpool.task_options import TaskOptions
 from distpool.wire import codec, driver_to_scheduler, driver_to_worker
 from distpool.wire.driver_to_worker import Value
 from tests.simulation.network import Clock, Timer
