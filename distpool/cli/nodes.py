@@ -38,11 +38,6 @@ def drain(arguments: argparse.Namespace) -> int:
                 print(f"Node {node} gets no more work; it leaves when its {answer.workers} workers have ended.")
             else:
                 print(f"Node {node} is idle and leaves.")
-            if answer.last and not answer.problem:
-                print(
-                    f"There is no other node to take over what programs still need of its store: until they do not, or "
-                    f"another node has joined, {node} stays."
-                )
     return failed
 
 

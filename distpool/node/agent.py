@@ -67,8 +67,8 @@ class Site(Service, Protocol):
     def tell_copies(self, home: str, seeker: str) -> None:
         """Somebody seeks copies of what a site had that is gone."""
 
-    def evacuate(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
-        """The node leaves: have what is still needed taken over, then call ``done``."""
+    def evacuate(self, successor: str, endpoint: str, done: Callable[[bool], None]) -> None:
+        """The node leaves: have what is still needed taken over, then call ``done`` with whether it was."""
 
 
 class Agent:
@@ -212,8 +212,8 @@ class Agent:
     def _evacuate(self, effect: Evacuate) -> None:
         assert self._site is not None
 
-        def done() -> None:
-            self._loop.soon(lambda: self.handle(Evacuated(effect.successor)))
+        def done(ok: bool) -> None:
+            self._loop.soon(lambda: self.handle(Evacuated(effect.successor, ok)))
 
         self._site.evacuate(effect.successor, effect.site_endpoint, done)
 

@@ -28,6 +28,7 @@ from distpool.node.events import (
     SampleMemory,
     SchedulerSaid,
     SignalWorker,
+    StandsFor,
     TimePassed,
     ToScheduler,
     WorkerForked,
@@ -94,6 +95,7 @@ class AgentCore:
             GenerationEnded: self._on_generation_ended,
             MemorySampled: self._on_memory_sampled,
             Evacuated: self._on_evacuated,
+            StandsFor: self._on_stands_for,
             TimePassed: lambda event: None,
         }
 
@@ -145,18 +147,7 @@ class AgentCore:
     def _say_hello(self) -> None:
         # Workers that have not reported yet are left out: a scheduler that does not know them has no use for them.
         leases = tuple(
-            agent_to_scheduler.LiveLease(
-                worker.lease.lease,
-                worker.lease.pool,
-                worker.lease.driver,
-                worker.lease.shape,
-                worker.lease.ordinal,
-                _routing_id(worker),
-                worker.endpoint,
-                worker.pid,
-                worker.state is WorkerState.BLOCKED,
-                worker.lease.gpus,
-            )
+            worker.live_lease(worker.lease)
             for worker in self._workers.values()
             if worker.lease is not None and worker.state in (WorkerState.LISTENING, WorkerState.BLOCKED)
         )
@@ -192,8 +183,14 @@ class AgentCore:
             self._effects.append(Evacuate(message.successor, message.site_endpoint))
 
     def _on_evacuated(self, event: Evacuated) -> None:
+        if not event.ok:
+            self._tell(agent_to_scheduler.SuccessorFailed(event.successor))
+            return
         self._tell(agent_to_scheduler.AgentGoodbye(event.successor))
         self.refused = "the node was drained"
+
+    def _on_stands_for(self, event: StandsFor) -> None:
+        self._hello = msgspec.structs.replace(self._hello, stands_for=event.nodes)
 
     def _start(self, message: scheduler_to_agent.StartWorker) -> None:
         if message.lease in self._by_lease:
@@ -291,7 +288,7 @@ class AgentCore:
         assert worker.lease is not None
         if self._memory is not None:
             self._memory.on_lease_began(worker.name, int(worker.lease.shape.memory_bytes), self._now)
-        self._tell(agent_to_scheduler.WorkerReady(worker.lease.lease, _routing_id(worker), worker.endpoint, worker.pid))
+        self._tell(agent_to_scheduler.WorkerReady(worker.lease.lease, worker.routing_id, worker.endpoint, worker.pid))
 
     def _on_worker_process_exited(self, event: WorkerProcessExited) -> None:
         worker = self._by_pid.get(event.pid)
@@ -391,7 +388,3 @@ class AgentCore:
 
     def _tell(self, message: agent_to_scheduler.Message) -> None:
         self._effects.append(ToScheduler(message))
-
-
-def _routing_id(worker: Worker) -> str:
-    return f"w-{worker.name}"

@@ -71,9 +71,17 @@ class GenerationEnded(NamedTuple):
 
 
 class Evacuated(NamedTuple):
-    """What the node's store had and is still needed is with another node; empty: there was none."""
+    """What the node's store had and is still needed is with another node, or nothing was needed; not ``ok``: it is all
+    here still."""
 
     successor: str
+    ok: bool = True
+
+
+class StandsFor(NamedTuple):
+    """What these nodes had, which leave, is here."""
+
+    nodes: tuple[str, ...]
 
 
 class TimePassed(NamedTuple):
@@ -131,6 +139,7 @@ class Evacuate(NamedTuple):
 
 Event: TypeAlias = (
     "NodeStarted | SchedulerSaid | WorkerSaid | WorkerForked | ForkFailed | WorkerProcessExited"
-    " | GenerationReady | GenerationEnded | MemorySampled | Evacuated | TimePassed"
+    " | GenerationReady | GenerationEnded | MemorySampled | Evacuated | StandsFor"
+    " | TimePassed"
 )
 Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | SampleMemory | MakeGeneration | EndGeneration | Evacuate"

@@ -27,7 +27,7 @@ from distpool.node.agent import Agent, remote_scheduler
 from distpool.node.config import MemberConfig, NodeConfig, agent_endpoint, scheduler_endpoint
 from distpool.node.control import ClusterFacts
 from distpool.node.core import AgentCore
-from distpool.node.events import SchedulerSaid
+from distpool.node.events import SchedulerSaid, StandsFor
 from distpool.node.folders import sweep
 from distpool.node.loop import Loop
 from distpool.node.ports import bind_first_free, make_room_for_strangers
@@ -127,6 +127,7 @@ class Member:
             books,
             partial(self._listen_for_sites, facts),
             lambda site, copies: to_scheduler(SiteWanted(site, copies)),
+            lambda nodes: self.agent.handle(StandsFor(nodes)),
         )
         self.agent = Agent(
             self._agent_core(capacity),
@@ -259,6 +260,7 @@ class Member:
             elastic_cpus=False,
             gpus=machine.gpus()[: math.ceil(capacity.num_gpus)],
             site_endpoint=self._site.endpoint,
+            head=self._member.head,
         )
         spares = min(cpus, 4) if config.spares is None else config.spares
         return AgentCore(

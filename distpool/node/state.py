@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from distpool.wire import scheduler_to_agent
+from distpool.wire.agent_to_scheduler import LiveLease
 
 
 class WorkerState(enum.Enum):
@@ -51,3 +52,23 @@ class Worker(msgspec.Struct, eq=False):
     finding: str = ""
     #: and what was short, if that was the reason
     shortage: str = ""
+
+    @property
+    def routing_id(self) -> str:
+        """How it is called on the wire."""
+        return f"w-{self.name}"
+
+    def live_lease(self, lease: scheduler_to_agent.StartWorker) -> LiveLease:
+        """It, for a scheduler that does not know it; ``lease`` is what it runs."""
+        return LiveLease(
+            lease.lease,
+            lease.pool,
+            lease.driver,
+            lease.shape,
+            lease.ordinal,
+            self.routing_id,
+            self.endpoint,
+            self.pid,
+            self.state is WorkerState.BLOCKED,
+            lease.gpus,
+        )

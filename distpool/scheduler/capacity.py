@@ -32,6 +32,10 @@ class Node(msgspec.Struct, eq=False):
     idle_since: float = 0.0
     #: it gets no more leases, and leaves when the last one has ended
     draining: bool = False
+    #: who could not take over what it has
+    refused_by: set[str] = msgspec.field(default_factory=set)
+    #: the scheduler is in its process
+    head: bool = False
     #: where it serves other sites with objects
     site_endpoint: str = ""
     #: nothing of another shape is granted there for now

@@ -77,7 +77,7 @@ class Desk:
     def successor_of(self, node: Node) -> Node | None:
         """Who takes over the objects of a node that leaves: the one with most memory."""
         others = [other for other in self.book.nodes.values() if other is not node and not other.draining]
-        able = [other for other in others if other.site_endpoint]
+        able = [other for other in others if other.site_endpoint and other.name not in node.refused_by]
         return max(able, key=lambda other: (other.capacity.memory_bytes, -other.sequence), default=None)
 
     def arm(self, kind: str, name: str, heard_at: float) -> None:
@@ -163,6 +163,8 @@ class Desk:
     def retire_if_drained(self, node: Node) -> None:
         if node.draining and not node.leases:
             successor = self.successor_of(node)
+            if successor is None:
+                node.refused_by.clear()  # who had no room may have some when it asks again
             where = ("", "") if successor is None else (successor.name, successor.site_endpoint)
             self.effects.append(ToAgent(node.name, to_agent.Retire(*where)))
 

@@ -28,6 +28,7 @@ class NodeSide:
             from_agent.LeaseUnblocked: self._on_lease_unblocked,
             from_agent.AgentHeartbeat: lambda node, message: None,
             from_agent.SiteWanted: sites.on_agent_wants,
+            from_agent.SuccessorFailed: self._on_successor_failed,
             from_agent.AgentGoodbye: self._on_goodbye,
         }
 
@@ -60,6 +61,9 @@ class NodeSide:
             node = book.add_node(name, hello)
             book.placement.set_offers(name, ())
         node.site_endpoint = hello.site_endpoint
+        node.head = hello.head
+        for gone in hello.stands_for:
+            self._desk.successors.setdefault(gone, name)
         for other in book.nodes.values() if hello.site_endpoint else ():
             self._desk.retire_if_drained(other)  # had nobody to take over what it has, perhaps
         self._desk.successors.pop(name, None)
@@ -116,6 +120,11 @@ class NodeSide:
         for lease in list(node.leases.values()):
             self._desk.lease_lost(lease, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)
+
+    def _on_successor_failed(self, node: Node, message: from_agent.SuccessorFailed) -> None:
+        if node.draining:
+            node.refused_by.add(message.successor)
+            self._desk.retire_if_drained(node)
 
     def _on_goodbye(self, node: Node, message: from_agent.AgentGoodbye) -> None:
         if message.successor:

@@ -21,6 +21,11 @@ from distpool.wire.scheduler_to_operator import (
     UnmetDemand,
 )
 
+_HEAD_STAYS = (
+    "it is the head, whose process is also the cluster's scheduler, and would take the cluster with it. To end the "
+    "cluster, run distpool stop there; a head that is started with --num-cpus 0 gets no work"
+)
+
 
 class OperatorSide:
     """See the module's description."""
@@ -64,8 +69,10 @@ class OperatorSide:
             return DrainAnswer(name, 0, f"there is no node {name}; the cluster's nodes are: {known}")
         if node.elastic_cpus:
             return DrainAnswer(name, len(node.leases), f"{name} is a program's private node and ends with it")
+        if node.head:
+            return DrainAnswer(name, len(node.leases), _HEAD_STAYS)
         desk.drain(node)
-        return DrainAnswer(name, len(node.leases), last=desk.successor_of(node) is None)
+        return DrainAnswer(name, len(node.leases))
 
     def _forget(self, name: str) -> None:
         self._heard_at.pop(name, None)

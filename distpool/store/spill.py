@@ -164,7 +164,8 @@ class SpillFolder:
 
     def remove(self, name: str) -> None:
         """Nobody needs it any more; fine when there is none."""
-        (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink(missing_ok=True)
         if self.uri:
             file_system, root = self._open_remote()
             with contextlib.suppress(OSError):

@@ -32,7 +32,9 @@ class AgentHello(_Message, frozen=True):
     ``elastic_cpus`` marks the private node of one program: its CPU count limits nothing (the operating system
     shares the cores, as it does for ``multiprocessing``), only pools' own budgets do.  ``gpus`` are the names of its
     GPUs as ``CUDA_VISIBLE_DEVICES`` takes them; without any they are called by their numbers.  ``draining``: it was
-    told to leave.  ``site_endpoint`` is where other sites fetch objects (see ``site_to_site``).
+    told to leave.  ``site_endpoint`` is where other sites fetch objects (see ``site_to_site``).  ``head``: the
+    scheduler is in its process.  ``stands_for``: nodes that have left, whose objects it has
+    taken over; a scheduler that was restarted knows of them from nobody else.
     """
 
     protocol: int
@@ -46,6 +48,8 @@ class AgentHello(_Message, frozen=True):
     gpus: tuple[str, ...] = ()
     draining: bool = False
     site_endpoint: str = ""
+    head: bool = False
+    stands_for: tuple[str, ...] = ()
 
 
 class WorkerReady(_Message, frozen=True):
@@ -98,6 +102,13 @@ class SiteWanted(_Message, frozen=True):
     copies: bool = False
 
 
+class SuccessorFailed(_Message, frozen=True):
+    """Answer to ``Retire``: the node named there could not take over what this one has; name another.  Also said by one
+    that stays for want of any, now and then: there may be room by now."""
+
+    successor: str
+
+
 class AgentGoodbye(_Message, frozen=True):
     """The node leaves; its workers have ended.  ``successor`` has the objects that it had."""
 
@@ -105,5 +116,13 @@ class AgentGoodbye(_Message, frozen=True):
 
 
 Message = (
-    AgentHello | WorkerReady | WorkerExited | LeaseBlocked | LeaseUnblocked | AgentHeartbeat | SiteWanted | AgentGoodbye
+    AgentHello
+    | WorkerReady
+    | WorkerExited
+    | LeaseBlocked
+    | LeaseUnblocked
+    | AgentHeartbeat
+    | SiteWanted
+    | SuccessorFailed
+    | AgentGoodbye
 )

@@ -59,8 +59,8 @@ class Retire(_Message, frozen=True):
     """A drained node has no worker left and gets none: hand over what its store has to ``successor``, which serves
     other sites at ``site_endpoint``, say goodbye and end.
 
-    When both are empty there is no other node: stay until what the store has is not needed any more.  Said again when a
-    node has joined."""
+    When both are empty no other node can: stay until what the store has is not needed any more.  Said again when a
+    node has joined, and in answer to ``SuccessorFailed``."""
 
     successor: str = ""
     site_endpoint: str = ""

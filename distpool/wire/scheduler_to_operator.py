@@ -42,15 +42,11 @@ class ClusterLoad(_Message, frozen=True):
 
 
 class DrainAnswer(_Message, frozen=True):
-    """Answer to ``DrainNode``: how many workers the node still has, or why it cannot be drained.
-
-    ``last``: there is no other node to take over what its store has.
-    """
+    """Answer to ``DrainNode``: how many workers the node still has, or why it cannot be drained."""
 
     node: str
     workers: int
     problem: str = ""
-    last: bool = False
 
 
 class OperatorRefused(_Message, frozen=True):

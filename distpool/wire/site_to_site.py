@@ -113,16 +113,27 @@ class SegmentClaim(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TakeOver(_Message, frozen=True):
-    """A node that leaves → the one that stands in for it: have these segments, under their names."""
+    """A node that leaves → the one that stands in for it: have these segments, under their names.
 
+    ``number`` tells one such request from the next.  ``stands_for``: other nodes, which left before and whose segments
+    are among these.
+    """
+
+    number: int
     claims: list[SegmentClaim]
+    stands_for: tuple[str, ...] = ()
 
 
 class TakenOver(_Message, frozen=True):
-    """Answer, for each when it is there, or with ``ok`` false when it cannot be had."""
+    """Answer, for each when it is there, or with ``problem`` when it cannot be had."""
 
+    number: int
     segment: str
-    ok: bool
+    problem: str = ""
+
+
+class TakeBack(_Message, frozen=True):
+    """A node that leaves → one that was to stand in for it and could not: forget what ``TakeOver`` named."""
 
 
 class SitePing(_Message, frozen=True):
@@ -148,6 +159,7 @@ Message = (
     | SegmentsUnneeded
     | TakeOver
     | TakenOver
+    | TakeBack
     | SitePing
     | SiteGoodbye
 )

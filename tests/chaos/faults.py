@@ -17,8 +17,8 @@ from tests.multihost.hosts import WORKER_PORTS, Host, Lan
 
 Undo = tuple[float, Callable[[], None]]
 
-#: How long the order to drain a node may take to be given, and after which time it is given again: a scheduler that is
-#: restarted knows nothing of it.
+#: How long the order to drain a node may take to be given, and after which time it is given again: it may have been
+#: lost on its way from a scheduler that was killed.
 _DRAIN_S = 20.0
 _NODES_HERE = "from distpool.node import statefolder; print(*[node.node for node in statefolder.running_nodes()])"
 

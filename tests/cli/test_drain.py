@@ -1,7 +1,10 @@
-"""The last node of a cluster is drained: what programs need of it stays."""
+"""Nodes that must not leave, or not yet: the head, and one whose objects nobody has room for."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -41,8 +44,17 @@ def distpool(tmp_path: Path) -> Iterator[Command]:
     command("stop")
 
 
-def test_it_stays_while_a_program_needs_what_it_has(distpool: Command, tmp_path: Path) -> None:
-    address = distpool.start_head("--node", "only")
+def test_the_head_stays(distpool: Command) -> None:
+    address = distpool.start_head("--node", "first")
+    said = distpool("drain", "first", "--address", address, status=1)
+    assert "Node first was not drained: it is the head" in said
+    assert "0 of 2 CPUs in use" in distpool("status", "--address", address)
+
+
+def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool: Command, tmp_path: Path) -> None:
+    """Also under a scheduler that comes later, and so does who stands in for it."""
+    address = _start_full_head(distpool.folder, "0")
+    distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
     script = tmp_path / "program.py"
     script.write_text(_PROGRAM)
     with subprocess.Popen(
@@ -55,11 +67,41 @@ def test_it_stays_while_a_program_needs_what_it_has(distpool: Command, tmp_path:
         assert program.stdin is not None
         assert program.stdout is not None
         assert program.stdout.readline() == "made\n"
-        assert "no other node to take over" in distpool("drain", "only", "--address", address)
-        log = distpool.folder / "distpool" / "logs" / "only.log"
-        while "this node stays" not in log.read_text():
-            time.sleep(0.05)  # the watchdog ends this, if need be
-        assert "only" in distpool("status", "--address", address)
+        assert "idle and leaves" in distpool("drain", "other", "--address", address)
+        log = distpool.folder / "distpool" / "logs" / "other.log"
+        _wait_for("this node stays", log)
+        assert "cannot take over" in log.read_text()
+        _restart_head(distpool, address)
+        _wait_for("is back", log)
+        distpool("start", "--join", address, "--num-cpus", "1", "--node", "roomy")
+        _wait_for("segments move to node roomy", log)
+        while "other" in distpool("status", "--address", address):
+            time.sleep(0.05)
+        _restart_head(distpool, address)
+        _wait_for("is back", log.with_name("roomy.log"))
         assert program.communicate("\n")[0].splitlines() == ["0.0", "1.0", "2.0", "3.0"]
-    while "No node of yours" not in distpool("status"):
-        time.sleep(0.1)
+
+
+def _wait_for(words: str, log: Path) -> None:
+    while words not in log.read_text():
+        time.sleep(0.05)  # the watchdog ends this, if need be
+
+
+class _NoLargeFiles(Command):
+    """Starts nodes that have no room for a segment, neither in memory nor on disk."""
+
+    def words(self, *words: str) -> list[str]:
+        return ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *super().words(*words)]
+
+
+def _start_full_head(folder: Path, port: str) -> str:
+    return _NoLargeFiles(folder).start_head("--port", port, "--num-cpus", "0")
+
+
+def _restart_head(distpool: Command, address: str) -> None:
+    found = re.search(r"head (\S+), process (\d+)", distpool("status"))
+    assert found is not None
+    os.kill(int(found[2]), signal.SIGKILL)
+    while Path(f"/proc/{found[2]}").exists():
+        time.sleep(0.01)  # its port is free when its process has been reaped
+    _start_full_head(distpool.folder, address.rpartition(":")[2])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from distpool.node.core import AgentCore
 from distpool.node.events import (
     EndGeneration,
+    Evacuate,
+    Evacuated,
     ForkFailed,
     ForkWorker,
     GenerationEnded,
@@ -17,6 +20,7 @@ from distpool.node.events import (
     NodeStarted,
     SchedulerSaid,
     SignalWorker,
+    StandsFor,
     TimePassed,
     ToScheduler,
     WorkerForked,
@@ -27,16 +31,18 @@ from distpool.node.reasons import describe_exit
 from distpool.version import __version__
 from distpool.wire import codec
 from distpool.wire.agent_to_scheduler import (
+    AgentGoodbye,
     AgentHeartbeat,
     AgentHello,
     LeaseBlocked,
     LeaseUnblocked,
     LiveLease,
+    SuccessorFailed,
     WorkerExited,
     WorkerReady,
 )
 from distpool.wire.resources import Shape
-from distpool.wire.scheduler_to_agent import AgentRefused, HelloWanted, StartWorker, StopWorker
+from distpool.wire.scheduler_to_agent import AgentRefused, Drain, HelloWanted, Retire, StartWorker, StopWorker
 from distpool.wire.worker_to_agent import ModulesImported, WorkerBlocked, WorkerStarted, WorkerUnblocked
 
 ONE = Shape()
@@ -186,6 +192,27 @@ def test_heartbeats_and_refusal() -> None:
     assert agent.core.next_deadline() == 4.0
     agent.handle(SchedulerSaid(AgentRefused("too old")))
     assert agent.core.refused == "too old"
+
+
+def test_an_order_to_leave_is_remembered_until_the_objects_are_elsewhere() -> None:
+    agent = Agent()
+    agent.core._hello = replace(HELLO, site_endpoint="tcp://n:1")
+    agent.handle(SchedulerSaid(Drain()))
+    assert agent.handle(SchedulerSaid(Retire("b", "tcp://b:1"))) == [Evacuate("b", "tcp://b:1")]
+    assert agent.handle(Evacuated("b", ok=False)) == [ToScheduler(SuccessorFailed("b"))]
+    [hello] = agent.handle(SchedulerSaid(HelloWanted()))
+    assert hello.message.draining
+    assert not agent.core.refused
+    assert agent.handle(SchedulerSaid(Retire("c", "tcp://c:1"))) == [Evacuate("c", "tcp://c:1")]
+    assert agent.handle(Evacuated("c")) == [ToScheduler(AgentGoodbye("c"))]
+    assert "drained" in agent.core.refused
+
+
+def test_a_hello_again_says_for_whom_the_node_stands() -> None:
+    agent = Agent()
+    assert agent.handle(StandsFor(("a", "b"))) == []
+    [hello] = agent.handle(SchedulerSaid(HelloWanted()))
+    assert hello.message.stands_for == ("a", "b")
 
 
 def _with_spare() -> Agent:

@@ -70,7 +70,7 @@ def test_a_drained_node_gets_nothing_more_and_leaves_after_its_last_worker(sched
     scheduler.want(4)
     scheduler.ready_all()
     on_a = list(scheduler.core.book.nodes["a"].leases)
-    assert drain(scheduler, "a") == to_operator.DrainAnswer("a", 2, last=True)  # nodes here serve nobody
+    assert drain(scheduler, "a") == to_operator.DrainAnswer("a", 2)
     assert ToAgent("a", to_agent.Drain()) in scheduler.effects
     assert [wanted.lease for wanted in told(scheduler.effects, to_driver.LeaseWanted)] == on_a
     scheduler.say(from_driver.ReturnLease(on_a[0], 1.0))
@@ -102,6 +102,9 @@ def test_what_cannot_be_drained(scheduler: Scheduler) -> None:
     assert "the cluster's nodes are: a, b" in drain(scheduler, "c").problem
     scheduler.node("private", elastic=True)
     assert "private node" in drain(scheduler, "private").problem
+    scheduler.node("head", head=True)
+    assert "distpool stop" in drain(scheduler, "head").problem
+    assert not scheduler.core.book.nodes["head"].draining
 
 
 def test_a_restarted_scheduler_learns_of_a_drain_from_the_node() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from distpool.scheduler.events import AgentSaid, OperatorSaid, ToAgent, ToDriver, ToOperator
-from distpool.version import __version__
+from distpool.scheduler.events import OperatorSaid, ToAgent, ToDriver, ToOperator
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
@@ -11,7 +10,7 @@ from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
 from distpool.wire.operator_to_scheduler import DrainNode
 from distpool.wire.scheduler_to_operator import DrainAnswer
-from tests.scheduler.harness import ONE, Scheduler
+from tests.scheduler.harness import Scheduler
 
 _DRIVER, _OTHER = "d-0123456789ab", "d-ba9876543210"
 
@@ -47,8 +46,42 @@ def test_who_joins_takes_over_what_a_drained_last_node_has() -> None:
     scheduler.node("a")
     effects = scheduler.handle(OperatorSaid("o", DrainNode(codec.PROTOCOL, "a")))
     assert ToAgent("a", to_agent.Retire("", "")) in effects
-    assert ToOperator("o", DrainAnswer("a", 0, last=True)) in effects
-    hello = from_agent.AgentHello(
-        codec.PROTOCOL, codec.PYTHON, __version__, "b", "b", ONE, elastic_cpus=False, site_endpoint="tcp://b:1"
-    )
-    assert ToAgent("a", to_agent.Retire("b", "tcp://b:1")) in scheduler.handle(AgentSaid("b", hello))
+    assert ToOperator("o", DrainAnswer("a", 0)) in effects
+    assert ToAgent("a", to_agent.Retire("b", "tcp://b:1")) in scheduler.node("b", site_endpoint="tcp://b:1")
+
+
+def test_who_cannot_take_over_is_asked_again_after_all_others() -> None:
+    scheduler = Scheduler()
+    scheduler.node("a", site_endpoint="tcp://a:1")
+    for name, memory_bytes in (("b", 2), ("c", 3)):
+        scheduler.node(name, site_endpoint=f"tcp://{name}:1", memory_bytes=memory_bytes)
+    effects = scheduler.handle(OperatorSaid("o", DrainNode(codec.PROTOCOL, "a")))
+    chosen = []
+    for _ in range(5):
+        [retire] = [
+            effect.message for effect in effects if isinstance(getattr(effect, "message", None), to_agent.Retire)
+        ]
+        chosen.append(retire.successor)
+        effects = scheduler.agent_says(from_agent.SuccessorFailed(retire.successor), "a")
+    assert chosen == ["c", "b", "", "c", "b"]
+
+
+def test_a_restarted_scheduler_learns_who_stands_for_whom() -> None:
+    scheduler = Scheduler("new")
+    scheduler.node("b", site_endpoint="tcp://b:1", stands_for=("a", "z"))
+    for gone in "az":
+        assert scheduler.agent_says(from_agent.SiteWanted(gone), "b") == [
+            ToAgent("b", to_agent.SiteAt(gone, "b", "tcp://b:1"))
+        ]
+    scheduler.node("a", site_endpoint="tcp://a:1")  # it is back, or another of its name
+    assert scheduler.agent_says(from_agent.SiteWanted("a"), "b") == [
+        ToAgent("b", to_agent.SiteAt("a", "a", "tcp://a:1"))
+    ]
+
+
+def test_what_does_not_drain_says_nothing_of_successors() -> None:
+    scheduler = Scheduler()
+    scheduler.node("a", site_endpoint="tcp://a:1")
+    scheduler.node("b", site_endpoint="tcp://b:1")
+    assert scheduler.agent_says(from_agent.SuccessorFailed("b"), "a") == []
+    assert not scheduler.core.book.nodes["a"].refused_by

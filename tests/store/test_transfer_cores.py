@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from distpool.store.transfer import fanout_core, pull_events
 from distpool.store.transfer.claims import Claims
 from distpool.store.transfer.custody import Custody
 from distpool.store.transfer.fanout_core import FanoutCore
+from distpool.store.transfer.files import Files
 from distpool.store.transfer.pull_core import PullCore
 from distpool.store.transfer.pull_state import CHUNK_BYTES
 from distpool.wire.objects import Extent
@@ -161,3 +164,17 @@ def test_claims_of_a_worker_outlive_it_for_a_while() -> None:
     claims.on_exit("w-2", 100.0)
     claims.expire(claims.next_deadline() or 0.0)
     assert told[1:] == [("b", SegmentsUnneeded(["w-inner.2"]))]
+
+
+def test_a_disk_that_is_gone_is_no_error_when_copies_go(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    files = Files(disk, "a-n")
+    files.new_copy(OBJECT, in_memory=True)
+    for file in disk.iterdir():
+        file.unlink()
+    disk.rmdir()
+    disk.touch()
+    files.remove("w-1.1")
+    files.close()
+    assert not files.copies

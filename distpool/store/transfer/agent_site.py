@@ -45,6 +45,7 @@ class AgentSite:
 
     :param listen: binds the channel that it is given; returns the endpoint that others dial.
     :param find: asks the scheduler where a site is.
+    :param stands_for: told of which nodes that leave this one has the objects.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class AgentSite:
         books: StoreService,
         listen: Callable[[Channel], str],
         find: Find,
+        stands_for: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._books = books
         self._loop = loop
@@ -80,7 +82,7 @@ class AgentSite:
         self._connections = self._site.connections
         self._custody = Custody(self._files.segments, self._files.remove)
         self._claims = Claims(self._pass_on)
-        self._evacuation = Evacuation(self._site, self._custody)
+        self._evacuation = Evacuation(self._site, self._custody, stands_for)
         self._look_at: float | None = None
         self._unreachable_since: dict[str, float] = {}
         self._site.handles(site_to_site.MakerEnded, self._on_maker_ended)
@@ -103,8 +105,8 @@ class AgentSite:
         """Somebody seeks copies of what a site that is gone had."""
         self._site.tell_copies(home, seeker)
 
-    def evacuate(self, successor: str, endpoint: str, done: Callable[[], None]) -> None:
-        """The node leaves: have what is still needed taken over by another, then call ``done``."""
+    def evacuate(self, successor: str, endpoint: str, done: Callable[[bool], None]) -> None:
+        """The node leaves: have what is still needed taken over by another, then call ``done`` with whether it was."""
         self._evacuation.begin(successor, endpoint, done)
 
     # -- a service of the agent -----------------------------------------------------------------------------------

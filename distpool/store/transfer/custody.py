@@ -58,6 +58,11 @@ class Custody:
         """A segment came from a node that leaves."""
         self.keepers.setdefault(claim.segment, set()).update(claim.keepers)
 
+    def drop(self, segment: str) -> None:
+        """A segment that was taken is somebody else's after all."""
+        if self.keepers.pop(segment, None) is not None:
+            self._remove(segment)
+
     def let_go(self, segments: Iterable[str], keeper: str) -> None:
         """An owner no longer needs these."""
         for segment in list(segments):

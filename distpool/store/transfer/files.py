@@ -6,6 +6,7 @@ and never used again: whoever has mapped it keeps what was mapped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,10 @@ class Copy:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # its folder may be gone, or the disk broken: that is no reason to end a node
+            self.path.unlink(missing_ok=True)
 
 
 class Files:
@@ -177,7 +181,8 @@ class Files:
         """Of a dead maker."""
         if os.sep in segment or segment.startswith("."):
             return
-        (self.folder / segment).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / segment).unlink(missing_ok=True)
         if self.spill is not None:
             self.spill.remove(segment)
 
