@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 
-from distpool.provision import mpi
+from distpool.errors import ConnectError
+from distpool.provision import mpi, mpi_ranks
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # before there is a child, which may do little
@@ -31,15 +32,20 @@ def main(words: list[str] | None = None) -> int:
     folder = mpi.common_folder()
     if rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it to all; the nodes end with the program
-        return mpi.serve(folder, rank)
+        return mpi_ranks.serve(folder, rank)
     if size == 1:
         return _run(words, {})
-    mpi.open_folder(folder)
+    try:
+        life = mpi.open_folder(folder)
+    except (ConnectError, OSError) as error:
+        print(f"distpool: no folder for the orders to the other ranks: {error}", file=sys.stderr)
+        return 1
     try:
         given = {mpi.FOLDER_VARIABLE: str(folder), mpi.SIZE_VARIABLE: str(size)}
         return _run(words, {"DISTPOOL_ADDRESS": os.environ.get("DISTPOOL_ADDRESS") or "mpi://", **given})
     finally:
         mpi.close_folder(folder, size)
+        os.close(life)
 
 
 def _run(words: list[str], further: dict[str, str]) -> int:

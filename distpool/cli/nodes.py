@@ -77,9 +77,8 @@ def autoscale(arguments: argparse.Namespace) -> int:
         raise ConnectError(f"--resources: {error}") from error
     capacity = Shape(arguments.num_cpus, arguments.num_gpus, arguments.memory_bytes, custom)
     address = _address(arguments)
-    provisioner = LocalProvisioner(
-        statefolder.find_token(address), [NodeType("local", capacity, arguments.max, start_s=2.0)]
-    )
+    kind = NodeType("local", capacity, arguments.max, start_s=2.0)
+    provisioner = LocalProvisioner(statefolder.find_token(address), kind)
     scaler = Autoscaler(
         address,
         provisioner,

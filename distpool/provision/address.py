@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
+from msgspec import structs
+
 from distpool.errors import ConnectError
 from distpool.provision.interface import NodeType, Provisioner
 from distpool.wire.resources import Shape
@@ -137,12 +139,16 @@ class Engine:
             -1 if self.memory is None else self.memory,
         )
 
-    def node_type(self, start_s: float) -> NodeType:
+    def node_type(self, start_s: float, cpus: float = -1.0) -> NodeType:
         """The one kind of node of an engine that has no more.
 
         :param start_s: how long a node takes to start, about.
+        :param cpus: those of a node when nobody says how many it shall have, if that is known.
         """
-        return NodeType(self.scheme, self.capacity(), self.bounds()[1], start_s)
+        capacity = self.capacity()
+        if capacity.num_cpus < 0:
+            capacity = structs.replace(capacity, num_cpus=cpus)
+        return NodeType(self.scheme, capacity, self.bounds()[1], start_s)
 
     def provisioner(self, token: Token) -> Provisioner:
         """What starts and ends nodes of the cluster with this token.

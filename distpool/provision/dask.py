@@ -7,21 +7,19 @@ data do not pass through Dask.
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from distpool.provision import holder
 from distpool.provision.address import Engine, option
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.base import BaseProvisioner, agent_words
+from distpool.provision.interface import Machine, Phase, ProvisionError
 from distpool.provision.reach import require_listener
-from distpool.wire.resources import Shape
 from distpool.wire.security import Token
 
-#: How long Dask's scheduler may take to answer, and nodes to end when the program does.
-_CONNECT_S, _END_S = 20.0, 20.0
+#: How long Dask's scheduler may take to answer.
+_CONNECT_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +41,17 @@ class Dask(Engine):
         return DaskProvisioner(self, token)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Task:
-    worker: str
-    future: Any
+    """A node's; it is submitted when there is a worker for it."""
+
+    worker: str = ""
+    future: Any = None
     #: what the task has said: ``begun``, ``joined``
     said: str = ""
 
 
-class DaskProvisioner:
+class DaskProvisioner(BaseProvisioner[_Task]):
     """Submits a task for each node, to a worker that has none.
 
     :raises ProvisionError: when there is no Dask, or its scheduler does not answer.
@@ -80,119 +80,87 @@ class DaskProvisioner:
         cloudpickle.register_pickle_by_value(holder)
         self._topic = f"distpool-{secrets.token_hex(4)}"
         self._client.subscribe_topic(self._topic, self._on_said)
-        self._kind = self._node_type()
-        self._tasks: dict[str, _Task] = {}
-        #: those that no worker was free for
-        self._queued: list[str] = []
-        self._released: list[_Task] = []
+        # A node is as large as the smallest worker unless the address says otherwise.
+        super().__init__(engine.node_type(start_s=5.0, cpus=float(min(self._workers().values(), default=1))))
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
+    def request(self, node: str) -> _Task:
+        """See ``BaseProvisioner``."""
+        task = _Task()
+        self._place(node, task)
+        return task
 
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        if node in self._tasks or node in self._queued:
-            return
-        if len(self._tasks) + len(self._queued) >= self._kind.most:
-            raise ProvisionError(f"there are {self._kind.most} tasks, which is the most")
-        self._queued.append(node)
-        self._place()
+    def refresh(self) -> None:
+        """See ``BaseProvisioner``; those that wait may have a worker now."""
+        for node, task in self.handles.items():
+            if task.future is None:
+                self._place(node, task)
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        if node in self._queued:
-            self._queued.remove(node)
-        task = self._tasks.pop(node, None)
-        if task is not None:
-            self._end(task)
-
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        self._released = [task for task in self._released if not task.future.done()]
-        self._place()
+    def look(self, node: str, task: _Task) -> Machine | None:
+        """See ``BaseProvisioner``."""
         workers = self._workers()
-        found = {node: self._machine(task, workers) for node, task in self._tasks.items()}
-        for node in [node for node, machine in found.items() if machine is None]:
-            del self._tasks[node]
-        waiting = Machine(self._kind.name, Phase.QUEUED, f"in Dask (each of {len(workers)} workers has a node already)")
-        return {**{node: machine for node, machine in found.items() if machine}, **dict.fromkeys(self._queued, waiting)}
+        if task.future is None:
+            return self.seen(Phase.QUEUED, f"in Dask (each of {len(workers)} workers has a node already)")
+        status = task.future.status
+        if status == "finished":
+            return None
+        if status == "error":
+            return self.seen(Phase.FAILED, str(task.future.exception()))
+        if task.worker not in workers or status in ("lost", "cancelled"):
+            return self.seen(Phase.FAILED, f"Dask's worker {task.worker} is lost")
+        if not task.said:
+            return self.seen(Phase.QUEUED, "in Dask (its workers are busy)")
+        return self.seen(Phase.RUNNING if task.said == "joined" else Phase.STARTING)
+
+    def end(self, node: str, task: _Task) -> None:
+        """See ``BaseProvisioner``."""
+        if not self.has_ended(task):
+            self._client.run(holder.end_in_dask, task.future.key, workers=[task.worker], wait=False)
+
+    def has_ended(self, task: _Task) -> bool:
+        """See ``BaseProvisioner``."""
+        return task.future is None or task.future.done() or task.worker not in self._workers()
+
+    def kill(self, task: _Task) -> None:
+        """Its turn in Dask has not come."""
+        task.future.cancel()
+
+    def tidy(self, task: _Task) -> None:
+        """See ``BaseProvisioner``."""
+        if task.future is not None:
+            task.future.release()
 
     def close(self) -> None:
-        """End all, wait until they have ended, and leave the Dask cluster."""
-        for node in [*self._tasks, *self._queued]:
-            self.release(node)
-        deadline = time.monotonic() + _END_S
-        while any(not task.future.done() for task in self._released) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for task in self._released:
-            task.future.cancel()  # those whose turn in Dask had not come
+        """See ``Provisioner``; leaves the Dask cluster."""
+        super().close()
         self._client.close()
 
     # -- within -------------------------------------------------------------------------------------------------
+
+    def _place(self, node: str, task: _Task) -> None:
+        """Submit it if there is a worker without a node, on a machine that has the fewest."""
+        taken = {other.worker for other in self.held()}
+        free = [worker for worker in self._workers() if worker not in taken]
+        if not free:
+            return
+        used = Counter(map(_host, taken))
+        task.worker = min(free, key=lambda worker: used[_host(worker)])
+        words = tuple(agent_words(node, self.kind.capacity, "--until-eof", "--token-file", "-"))
+        name = f"{self._topic}-{node}-{secrets.token_hex(2)}"
+        task.future = self._client.submit(
+            holder.hold_in_dask, name, node, self._engine.python, words, self._token, self._topic,
+            key=name, pure=False, workers=[task.worker], retries=0,
+        )  # fmt: skip
 
     def _workers(self) -> dict[str, int]:
         """Workers by address, and how many threads each has."""
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         return {address: facts["nthreads"] for address, facts in known.items()}
 
-    def _node_type(self) -> NodeType:
-        """A node is as large as the smallest worker unless the address says otherwise."""
-        kind = self._engine.node_type(start_s=5.0)
-        shape = kind.capacity
-        least = float(min(self._workers().values(), default=1))
-        shape = Shape(shape.num_cpus if shape.num_cpus >= 0 else least, shape.num_gpus, shape.memory_bytes)
-        return replace(kind, capacity=shape)
-
-    def _place(self) -> None:
-        """Give those that wait a worker each, on machines that have the fewest nodes."""
-        taken = {task.worker for task in [*self._tasks.values(), *self._released]}
-        while self._queued:
-            free = [worker for worker in self._workers() if worker not in taken]
-            if not free:
-                return
-            used = Counter(_host(worker) for worker in taken)
-            worker = min(free, key=lambda worker: used[_host(worker)])
-            taken.add(worker)
-            node = self._queued.pop(0)
-            shape = self._kind.capacity
-            words = ["--num-cpus", f"{shape.num_cpus:g}"]
-            words += ["--num-gpus", f"{shape.num_gpus:g}"] if shape.num_gpus >= 0 else []
-            words += ["--memory-bytes", str(shape.memory_bytes)] if shape.memory_bytes >= 0 else []
-            name = f"{self._topic}-{node}-{secrets.token_hex(2)}"
-            future = self._client.submit(
-                holder.hold_in_dask, name, node, self._engine.python, tuple(words), self._token, self._topic,
-                key=name, pure=False, workers=[worker], retries=0,
-            )  # fmt: skip
-            self._tasks[node] = _Task(worker, future)
-
-    def _end(self, task: _Task) -> None:
-        if not task.future.done() and task.worker in self._workers():
-            self._released.append(task)
-            self._client.run(holder.end_in_dask, task.future.key, workers=[task.worker], wait=False)
-        else:
-            task.future.release()
-
-    def _machine(self, task: _Task, workers: Mapping[str, int]) -> Machine | None:
-        name = self._kind.name
-        status = task.future.status
-        if status == "finished":
-            return None
-        if status == "error":
-            return Machine(name, Phase.FAILED, str(task.future.exception()))
-        if task.worker not in workers or status in ("lost", "cancelled"):
-            return Machine(name, Phase.FAILED, f"Dask's worker {task.worker} is lost")
-        if not task.said:
-            return Machine(name, Phase.QUEUED, "in Dask (its workers are busy)")
-        return Machine(name, Phase.RUNNING if task.said == "joined" else Phase.STARTING)
-
     def _on_said(self, event: tuple[float, tuple[str, str]]) -> None:
         """Called in a thread of the client's."""
         name, word = event[1]
-        for task in [*self._tasks.values()]:
-            if task.future.key == name:
+        for task in [*self.handles.values()]:
+            if task.future is not None and task.future.key == name:
                 task.said = word
 
 

@@ -32,15 +32,14 @@ class Holder:
 
     :param node: its name.
     :param python: the Python to run it with; empty: the one that runs here.
-    :param words: further words of ``distpool start``.
+    :param words: what stands behind the Python; the agent reads its token from standard input, and ends with that.
     :param token: the cluster's.
     """
 
     def __init__(self, node: str, python: str, words: tuple[str, ...], token: Secret) -> None:
         self._node = node
         self._token = token
-        fixed = ("-m", "distpool", "start", "--join", "--private", "--foreground", "--until-eof", "--token-file", "-")
-        self._command = [python or sys.executable, *fixed, "--node", node, *words]
+        self._command = [python or sys.executable, *words]
         self._process: subprocess.Popen[str] | None = None
         self._lines: deque[str] = deque(maxlen=20)
         self._ended = False

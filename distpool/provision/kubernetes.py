@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from distpool.provision.address import Engine, duration, option
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.base import BaseProvisioner, agent_words
+from distpool.provision.interface import Machine, Phase, ProvisionError
 from distpool.wire.security import Token
 
 #: How long a question may take, and how often one is asked at most.
@@ -94,7 +94,13 @@ class NoAnswer(ProvisionError):
     """Whether what was asked for was done is not known."""
 
 
-class KubernetesProvisioner:
+class _Pod(NamedTuple):
+    name: str
+    #: when it was asked for
+    since: float
+
+
+class KubernetesProvisioner(BaseProvisioner[_Pod]):
     """Creates and deletes pods.
 
     :param api: ``kubernetes.client.CoreV1Api``.
@@ -102,89 +108,60 @@ class KubernetesProvisioner:
     """
 
     def __init__(self, engine: Kubernetes, token: Token, api: Any, namespace: str) -> None:
+        super().__init__(engine.node_type(start_s=30.0))
         self._engine, self._api, self._namespace = engine, api, namespace
-        self._kind = engine.node_type(start_s=30.0)
         self._cluster = f"distpool-{secrets.token_hex(5)}"
         self._labels = {"app.kubernetes.io/managed-by": "distpool", "distpool/cluster": self._cluster}
-        #: node → pod, and when it was asked for
-        self._pods: dict[str, tuple[str, float]] = {}
         self._last = 0
-        self._seen: dict[str, Any] = {}
+        self._known: dict[str, Any] = {}
         self._asked_at = 0.0
         made = self._call(api.create_namespaced_secret, namespace, self._secret(token))
         self._owner = {"apiVersion": "v1", "kind": "Secret", "name": self._cluster, "uid": made.metadata.uid}
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
-
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        if node in self._pods:
-            return
-        if len(self._pods) >= self._kind.most:
-            raise ProvisionError(f"there are {len(self._pods)} pods, which is the most")
+    def request(self, node: str) -> _Pod:
+        """See ``BaseProvisioner``."""
         self._last += 1  # a pod of the same name may not have ended yet
-        name = f"{self._cluster}-{self._last}"
-        self._pods[node] = name, time.monotonic()
-        try:
-            self._call(self._api.create_namespaced_pod, self._namespace, self._pod(name, node))
-        except NoAnswer:
-            pass  # it may have been created all the same: the next list says so
-        except ProvisionError:
-            del self._pods[node]
-            raise
+        pod = _Pod(f"{self._cluster}-{self._last}", time.monotonic())
+        with contextlib.suppress(NoAnswer):  # it may have been created all the same: the next look says so
+            self._call(self._api.create_namespaced_pod, self._namespace, self._manifest(pod.name, node))
+        return pod
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        name, _ = self._pods.pop(node, ("", 0.0))
-        if name:
-            with contextlib.suppress(ProvisionError):  # it may be gone
-                self._call(
-                    self._api.delete_namespaced_pod,
-                    name,
-                    self._namespace,
-                    grace_period_seconds=_GRACE_S,
-                )
+    def refresh(self) -> None:
+        """See ``BaseProvisioner``."""
+        now = time.monotonic()
+        if not self.handles or now < self._asked_at + _ASK_S:
+            return
+        with contextlib.suppress(ProvisionError):  # the API server is away: what was known goes on to be
+            selector = f"distpool/cluster={self._cluster}"
+            pods = self._call(self._api.list_namespaced_pod, self._namespace, label_selector=selector)
+            self._known = {pod.metadata.name: pod for pod in pods.items}
+            self._asked_at = now
 
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        if self._pods and time.monotonic() >= self._asked_at + _ASK_S:
-            self._ask()
-        found = {}
-        for node, (name, since) in list(self._pods.items()):
-            pod = self._seen.get(name)
-            if pod is not None and pod.status.phase == "Succeeded":
-                self.release(node)  # it was drained
-            elif pod is not None:
-                found[node] = self._machine(pod)
-            elif since >= self._asked_at:
-                found[node] = Machine(self._kind.name, Phase.QUEUED, "in Kubernetes")
-            else:
-                found[node] = Machine(self._kind.name, Phase.FAILED, f"pod {name} was deleted")
-        return found
+    def look(self, node: str, pod: _Pod) -> Machine | None:
+        """See ``BaseProvisioner``."""
+        known = self._known.get(pod.name)
+        if known is None and pod.since >= self._asked_at:
+            return self.seen(Phase.QUEUED, "in Kubernetes")
+        if known is None:
+            return self.seen(Phase.FAILED, f"pod {pod.name} was deleted")
+        return None if known.status.phase == "Succeeded" else self._read(known)
+
+    def end(self, node: str, pod: _Pod) -> None:
+        """See ``BaseProvisioner``."""
+        delete = self._api.delete_namespaced_pod
+        with contextlib.suppress(ProvisionError):  # it may be gone
+            self._call(delete, pod.name, self._namespace, grace_period_seconds=_GRACE_S)
 
     def close(self) -> None:
         """Delete the Secret, and with it what belongs to it."""
-        for node in list(self._pods):
-            self.release(node)
+        super().close()
         with contextlib.suppress(ProvisionError):
             self._call(self._api.delete_namespaced_secret, self._cluster, self._namespace)
         self._api.api_client.close()
 
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _ask(self) -> None:
-        now = time.monotonic()
-        with contextlib.suppress(ProvisionError):  # the API server is away: what was known goes on to be
-            selector = f"distpool/cluster={self._cluster}"
-            pods = self._call(self._api.list_namespaced_pod, self._namespace, label_selector=selector)
-            self._seen = {pod.metadata.name: pod for pod in pods.items}
-            self._asked_at = now
-
-    def _machine(self, pod: Any) -> Machine:
+    def _read(self, pod: Any) -> Machine:
         status = pod.status
         states = [one.state for one in status.container_statuses or () if one.state is not None]
         waiting = next((state.waiting for state in states if state.waiting is not None), None)
@@ -197,18 +174,18 @@ class KubernetesProvisioner:
         if waiting is not None and waiting.reason in _FAILING:
             return self._failed(pod, f"{waiting.reason}: {waiting.message or ''}", waiting.reason in _NEVER)
         if status.phase == "Running":
-            return Machine(self._kind.name, Phase.RUNNING)
+            return self.seen(Phase.RUNNING)
         unscheduled = [
             one.message or one.reason
             for one in status.conditions or ()
             if one.type == "PodScheduled" and one.status == "False"
         ]
         if unscheduled:
-            return Machine(self._kind.name, Phase.QUEUED, f"in Kubernetes ({unscheduled[0]})")
-        return Machine(self._kind.name, Phase.STARTING if states else Phase.QUEUED, "in Kubernetes")
+            return self.seen(Phase.QUEUED, f"in Kubernetes ({unscheduled[0]})")
+        return self.seen(Phase.STARTING if states else Phase.QUEUED, "in Kubernetes")
 
     def _failed(self, pod: Any, words: str, hopeless: bool) -> Machine:
-        return Machine(self._kind.name, Phase.FAILED, f"pod {pod.metadata.name}: {words}", hopeless)
+        return self.seen(Phase.FAILED, f"pod {pod.metadata.name}: {words}", hopeless)
 
     def _secret(self, token: Token) -> dict[str, Any]:
         metadata: dict[str, Any] = {"name": self._cluster, "labels": self._labels}
@@ -220,23 +197,15 @@ class KubernetesProvisioner:
             "stringData": {"token": token.line()},
         }  # fmt: skip
 
-    def _pod(self, name: str, node: str) -> dict[str, Any]:
+    def _manifest(self, name: str, node: str) -> dict[str, Any]:
         engine = self._engine
-        command = [engine.python, "-m", "distpool", "start", "--join", "--private", "--foreground", "--node", node]
-        amounts: dict[str, str] = {}
-        for what, resource, value in (("cpus", "cpu", engine.cpus), ("gpus", "nvidia.com/gpu", engine.gpus)):
-            if value is not None:
-                command += [f"--num-{what}", f"{value:g}"]
-                if value:
-                    amounts[resource] = f"{value:g}"
-        if engine.memory is not None:
-            command += ["--memory-bytes", str(engine.memory)]
-            amounts["memory"] = str(engine.memory)
+        given = {"cpu": engine.cpus, "nvidia.com/gpu": engine.gpus, "memory": engine.memory}
+        amounts = {resource: f"{value:.15g}" for resource, value in given.items() if value}
         secret = {"secretKeyRef": {"name": self._cluster, "key": "token"}}
         container = {
             "name": "node",
             "image": engine.image,
-            "command": command,
+            "command": [engine.python, *agent_words(node, engine.capacity())],
             "env": [{"name": "DISTPOOL_TOKEN", "valueFrom": secret}, {"name": "XDG_STATE_HOME", "value": "/tmp/state"}],
             "resources": {"requests": amounts, "limits": amounts},
             # The end of the log becomes the reason, so no right to read logs is needed.

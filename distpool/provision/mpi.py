@@ -10,31 +10,32 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from distpool.node import machine
+from distpool.errors import ConnectError
 from distpool.node.statefolder import state_folder, write_private
 from distpool.provision.address import Engine
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
-from distpool.provision.local import last_line
+from distpool.provision.base import BaseProvisioner, agent_words, last_line
+from distpool.provision.interface import Machine, Phase, ProvisionError
+from distpool.provision.keyfolder import hold, is_abandoned
 from distpool.wire.security import Token
 
 #: For rank, number of ranks and ranks on this machine: what launchers call them.
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 _SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "SLURM_NPROCS")
-_LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
+LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
 _JOB = ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID")
+#: In the folder: rank 0 holds it for as long as it lives.
+OPEN = "open"
 #: Tells the program where the orders go, and how many ranks there are.
 FOLDER_VARIABLE, SIZE_VARIABLE = "DISTPOOL_MPI_FOLDER", "DISTPOOL_MPI_SIZE"
-_LOOK_S = 0.1
-#: How long ranks may take to show up, and nodes to end.
-_GATHER_S, _END_S = 60.0, 20.0
+LOOK_S = 0.1
+#: How long ranks may take to show up.
+GATHER_S = 60.0
 
 
 def number(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> int | None:
@@ -71,11 +72,11 @@ class MPI(Engine):
 
     def near(self) -> str:
         """The machine of a rank that is not on this one, if there is one."""
-        folder, deadline = Path(os.environ.get(FOLDER_VARIABLE, "/nonexistent")), time.monotonic() + _GATHER_S
+        folder, deadline = Path(os.environ.get(FOLDER_VARIABLE, "/nonexistent")), time.monotonic() + GATHER_S
         while len(found := list(folder.glob("*.host"))) < self.usual_nodes() and folder.is_dir():
             if time.monotonic() > deadline:
                 break  # its order is not taken, and that will be said
-            time.sleep(_LOOK_S)
+            time.sleep(LOOK_S)
         hosts = sorted({path.read_text().strip() for path in found} - {socket.gethostname()})
         return hosts[0] if hosts else ""
 
@@ -90,7 +91,12 @@ class MPI(Engine):
         return MPIProvisioner(self, token, Path(folder), int(os.environ[SIZE_VARIABLE]))
 
 
-class MPIProvisioner:
+class _Rank(NamedTuple):
+    number: int
+    node: str
+
+
+class MPIProvisioner(BaseProvisioner[_Rank]):
     """Gives orders to ranks.
 
     :param folder: of the orders.
@@ -98,85 +104,64 @@ class MPIProvisioner:
     """
 
     def __init__(self, engine: MPI, token: Token, folder: Path, size: int) -> None:
+        super().__init__(engine.node_type(start_s=5.0))
         self._engine = engine
         self._token = token
         self._folder = folder
-        self._kind = engine.node_type(start_s=5.0)
+        #: least recently used first
         self._free = list(range(1, size))
-        self._ranks: dict[str, int] = {}
-        self._ending: dict[str, int] = {}
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
-
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        self._reap()
-        if node in self._ranks:
-            return
-        if not self._free or len(self._ranks) >= self._kind.most:
+    def request(self, node: str) -> _Rank:
+        """See ``BaseProvisioner``."""
+        if not self._free:
             raise ProvisionError("all ranks are nodes already")
-        rank = self._ranks[node] = self._free.pop(0)
-        if node in self._ending:
-            self._ending.pop(node)
+        rank = _Rank(self._free.pop(0), node)
         self._path(node, "exit").unlink(missing_ok=True)
-        engine = self._engine
-        words = ["--node", node]
-        words += ["--num-cpus", f"{engine.cpus:g}"] if engine.cpus is not None else []
-        words += ["--num-gpus", f"{engine.gpus:g}"] if engine.gpus is not None else []
-        words += ["--memory-bytes", str(engine.memory)] if engine.memory is not None else []
-        write_private(self._order(rank), "\n".join([self._token.line(), *words]).encode())
+        words = agent_words(node, self._engine.capacity(), "--until-eof", "--token-file", "-")
+        write_private(self._order(rank), "\n".join([self._token.line(), node, *words]).encode())
+        return rank
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        rank = self._ranks.pop(node, None)
-        if rank is not None:
-            self._order(rank).unlink(missing_ok=True)
-            self._ending[node] = rank
-            self._reap()
+    def look(self, node: str, rank: _Rank) -> Machine | None:
+        """See ``BaseProvisioner``."""
+        code = self._read(node, "exit")
+        if code == "0":
+            return None
+        if code:
+            why = last_line(str(self._path(node, "log"))) or f"it ended with exit status {code}"
+            return self.seen(Phase.FAILED, f"rank {rank.number}: {why}")
+        if f"Node {node} joined" in self._read(node, "log"):
+            return self.seen(Phase.RUNNING)
+        if self._path(node, "log").exists():
+            return self.seen(Phase.STARTING)
+        return self.seen(Phase.QUEUED, "until their ranks take orders")
 
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        found = {}
-        for node, rank in list(self._ranks.items()):
-            code = self._read(node, "exit")
-            log = str(self._path(node, "log"))
-            if code == "0":
-                self.release(node)
-            elif code:
-                why = last_line(log) or f"it ended with exit status {code}"
-                found[node] = Machine(self._kind.name, Phase.FAILED, f"rank {rank}: {why}")
-            elif f"Node {node} joined" in self._read(node, "log"):
-                found[node] = Machine(self._kind.name, Phase.RUNNING)
-            elif self._path(node, "log").exists():
-                found[node] = Machine(self._kind.name, Phase.STARTING)
-            else:
-                found[node] = Machine(self._kind.name, Phase.QUEUED, "until their ranks take orders")
-        return found
+    def end(self, node: str, rank: _Rank) -> None:
+        """See ``BaseProvisioner``."""
+        self._order(rank).unlink(missing_ok=True)
+
+    def has_ended(self, rank: _Rank) -> bool:
+        """See ``BaseProvisioner``; a rank that had not come so far never saw the order."""
+        unseen = not self._path(rank.node, "log").exists()
+        return unseen or bool(self._read(rank.node, "exit")) or self._is_orphaned()
+
+    def tidy(self, rank: _Rank) -> None:
+        """See ``BaseProvisioner``."""
+        self._free.append(rank.number)
 
     def close(self) -> None:
-        """See ``Provisioner``."""
-        for node in list(self._ranks):
-            self.release(node)
-        deadline = time.monotonic() + _END_S
-        while self._ending and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(_LOOK_S / 2)
+        """See ``Provisioner``; the folder is rank 0's, unless that was killed."""
+        super().close()
+        if self._is_orphaned():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _reap(self) -> None:
-        for node, rank in list(self._ending.items()):
-            # A rank that had not come so far never saw the order.
-            if self._read(node, "exit") or not self._path(node, "log").exists():
-                del self._ending[node]
-                self._free.append(rank)
+    def _is_orphaned(self) -> bool:
+        """Whether rank 0 was killed; then the launcher ends the others."""
+        return is_abandoned(self._folder / OPEN)
 
-    def _order(self, rank: int) -> Path:
-        return self._folder / f"{rank}.order"
+    def _order(self, rank: _Rank) -> Path:
+        return self._folder / f"{rank.number}.order"
 
     def _path(self, node: str, what: str) -> Path:
         return self._folder / f"{node}.{what}"
@@ -188,94 +173,34 @@ class MPIProvisioner:
             return ""
 
 
-# -- the other ranks -------------------------------------------------------------------------------------------------
+# -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def serve(folder: Path, rank: int, python: str = "") -> int:
-    """Take orders until the folder is gone; what a rank other than 0 does.
+def open_folder(folder: Path) -> int:
+    """Rank 0 begins; what jobs have left is removed: one of the same name, and those whose rank 0 was killed here.
 
-    :param python: runs the node; default: this one.
-    :returns: the exit status: 0, or 1 when there never was a folder.
+    :returns: the descriptor by which others see that rank 0 lives.
+    :raises ConnectError: when it holds something else.
     """
-    deadline = time.monotonic() + _GATHER_S
-    while not (folder / "open").exists():
-        if time.monotonic() > deadline:
-            print(
-                f"distpool: rank {rank} sees no orders in {folder}: does rank 0 run, and do all ranks share it? "
-                f"{FOLDER_VARIABLE} names another folder",
-                file=sys.stderr,
-            )
-            return 1
-        time.sleep(_LOOK_S)
-    done = ""
-    while folder.exists():
-        here = folder / f"{rank}.host"
-        if not here.exists():  # in the loop, since the folder may have been one that a job of the same name had left
-            with contextlib.suppress(OSError):
-                write_private(here, socket.gethostname().encode())
-        order = _read_order(folder, rank)
-        if order and order != done:
-            _obey(folder, rank, order, python or sys.executable)
-            done = order
-        time.sleep(_LOOK_S)
-    return 0
-
-
-def _read_order(folder: Path, rank: int) -> str:
-    try:
-        return (folder / f"{rank}.order").read_text()
-    except OSError:
-        return ""
-
-
-def _obey(folder: Path, rank: int, order: str, python: str) -> None:
-    """Be a node for as long as the order stands."""
-    token, *words = order.split("\n")
-    node = words[1]
-    words += [] if "--num-cpus" in words else ["--num-cpus", str(own_cpus())]
-    command = [python, "-m", "distpool", "start", "--join", "--private", "--foreground", "--until-eof"]
-    try:
-        log = os.open(folder / f"{node}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return
-    with subprocess.Popen(
-        [*command, "--token-file", "-", *words], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
-    ) as process:
-        os.close(log)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(f"{token}\n")
-            process.stdin.flush()
-        while process.poll() is None and _read_order(folder, rank) == order:
-            time.sleep(_LOOK_S)
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            code = process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-    with contextlib.suppress(OSError):
-        write_private(folder / f"{node}.exit", str(code).encode())
-
-
-def own_cpus(environment: Mapping[str, str] = os.environ) -> int:
-    """A rank's share: what it is bound to, or its part of what all on this machine may use alike."""
-    cpus = machine.cpu_count(environment)
-    bound = cpus < (os.cpu_count() or 1)
-    return cpus if bound else max(1, cpus // (number(_LOCAL_SIZE, environment) or 1))
-
-
-def open_folder(folder: Path) -> None:
-    """Rank 0 begins; what a job of the same name left is removed."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / OPEN).exists():
+        raise ConnectError(f"{folder} is not empty: name a folder with {FOLDER_VARIABLE} that may be made and removed")
     shutil.rmtree(folder, ignore_errors=True)
+    for other in folder.parent.glob("mpi-*"):
+        with contextlib.suppress(OSError):
+            # Locks of other machines are not seen on every file system.
+            if (other / OPEN).read_text() == socket.gethostname() and is_abandoned(other / OPEN):
+                shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
-    (folder / "open").touch(mode=0o600)
+    being_made = folder / f".{OPEN}"
+    life = hold(being_made)
+    os.write(life, socket.gethostname().encode())
+    being_made.rename(folder / OPEN)
+    return life
 
 
 def close_folder(folder: Path, size: int) -> None:
     """Rank 0 ends, and with it the others; those that have not begun yet must see that there was something to begin."""
-    deadline = time.monotonic() + _GATHER_S
+    deadline = time.monotonic() + GATHER_S
     while len(list(folder.glob("*.host"))) < size - 1 and time.monotonic() < deadline:
-        time.sleep(_LOOK_S / 2)
+        time.sleep(LOOK_S / 2)
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from msgspec import structs
+
 from distpool.provision import holder
 from distpool.provision.address import Engine, option
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.base import BaseProvisioner, agent_words
+from distpool.provision.interface import Machine, Phase, ProvisionError
 from distpool.provision.reach import require_listener
-from distpool.wire.resources import Shape
 from distpool.wire.security import Token
 
-#: How long nodes may take to end when the program does.
-_END_S = 20.0
 #: So many characters of an error of Ray's are shown.
 _LONGEST = 500
 
@@ -55,7 +54,7 @@ class _Actor:
     ended: Any = None
 
 
-class RayProvisioner:
+class RayProvisioner(BaseProvisioner[_Actor]):
     """Starts an actor for each node.
 
     :raises ProvisionError: when there is no Ray, or no cluster of it.
@@ -73,80 +72,75 @@ class RayProvisioner:
         self._token = holder.Secret(token.line())
         self._connect()
         ray.cloudpickle.register_pickle_by_value(holder)
-        self._kind = self._node_type()
-        self._actors: dict[str, _Actor] = {}
-        self._released: list[_Actor] = []
+        # A node is as large as the smallest machine of the cluster unless the address says otherwise.
+        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        kind = engine.node_type(start_s=10.0, cpus=min(filter(None, cpus), default=1.0))
+        super().__init__(replace(kind, capacity=structs.replace(kind.capacity, num_gpus=engine.gpus or 0.0)))
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
-
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        if node in self._actors:
-            return
-        if len(self._actors) >= self._kind.most:
-            raise ProvisionError(f"there are {len(self._actors)} actors, which is the most")
-        shape = self._kind.capacity
-        words = ["--num-cpus", f"{shape.num_cpus:g}", "--num-gpus", f"{shape.num_gpus:g}"]
-        words += ["--memory-bytes", str(shape.memory_bytes)] if shape.memory_bytes >= 0 else []
+    def request(self, node: str) -> _Actor:
+        """See ``BaseProvisioner``."""
+        shape = self.kind.capacity
+        words = agent_words(node, shape, "--until-eof", "--token-file", "-")
         # Calls that wait must not keep the one that ends the agent from being heard.
         options = {"num_cpus": shape.num_cpus, "num_gpus": shape.num_gpus, "max_concurrency": 3, "max_restarts": 0}
         options |= {"memory": shape.memory_bytes} if shape.memory_bytes > 0 else {}
         actor = self._ray.remote(holder.Holder).options(**options, scheduling_strategy="SPREAD")
         handle = actor.remote(node, self._engine.python, tuple(words), self._token)
-        self._actors[node] = _Actor(handle, handle.__ray_ready__.remote(), handle.start.remote())
+        return _Actor(handle, handle.__ray_ready__.remote(), handle.start.remote())
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        actor = self._actors.pop(node, None)
-        if actor is None:
-            return
-        if self._is_done(actor.here):
-            actor.ended = actor.handle.end.remote()
-            self._released.append(actor)
-        else:
-            self._kill(actor)  # it has no process yet
+    def end(self, node: str, actor: _Actor) -> None:
+        """See ``BaseProvisioner``."""
+        # What has not been placed yet has no process to be told.
+        actor.ended = actor.handle.end.remote() if self._is_done(actor.here) else None
 
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        for actor in [actor for actor in self._released if self._is_done(actor.ended)]:
-            self._released.remove(actor)
-            self._kill(actor)
-        found = {node: self._machine(actor) for node, actor in self._actors.items()}
-        for node in [node for node, machine in found.items() if machine is None]:
-            self._kill(self._actors.pop(node))
-        return {node: machine for node, machine in found.items() if machine is not None}
+    def has_ended(self, actor: _Actor) -> bool:
+        """See ``BaseProvisioner``."""
+        return actor.ended is None or self._is_done(actor.ended)
+
+    def kill(self, actor: _Actor) -> None:
+        """See ``BaseProvisioner``."""
+        with contextlib.suppress(Exception):  # it has ended by itself
+            self._ray.kill(actor.handle)
+
+    def tidy(self, actor: _Actor) -> None:
+        """See ``BaseProvisioner``; an actor whose agent has ended goes on, and one without room waits for it."""
+        self.kill(actor)
+
+    def look(self, node: str, actor: _Actor) -> Machine | None:
+        """See ``BaseProvisioner``."""
+        try:
+            if not self._is_done(actor.here):
+                return self.seen(Phase.QUEUED, self._why_queued())
+            self._ray.get(actor.here)
+            if not self._is_done(actor.joined):
+                return self.seen(Phase.STARTING)
+            self._ray.get(actor.joined)
+            if actor.ended is None:
+                actor.ended = actor.handle.wait.remote()
+            if not self._is_done(actor.ended):
+                return self.seen(Phase.RUNNING)
+            self._ray.get(actor.ended)
+            return None
+        except self._ray.exceptions.RayTaskError as error:
+            return self.seen(Phase.FAILED, str(error.cause))
+        except self._ray.exceptions.RayError as error:
+            return self.seen(Phase.FAILED, f"its actor is lost: {_first_line(error)}")
 
     def close(self) -> None:
-        """End all, wait until they have ended, and leave the Ray cluster."""
-        for node in list(self._actors):
-            self.release(node)
-        if self._released:
-            ended = [actor.ended for actor in self._released]
-            self._ray.wait(ended, num_returns=len(ended), timeout=_END_S)
-        for actor in self._released:
-            self._kill(actor)
-        self._released.clear()
+        """See ``Provisioner``; leaves the Ray cluster."""
+        super().close()
         self._ray.shutdown()
 
     # -- within -------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         cluster = self._engine.cluster
-        address, whom, cure = (
-            "auto",
-            "Ray on this machine",
-            "see `ray status`, or name its head, as in ray://head:10001",
-        )
-        if cluster != "auto":
-            address, whom, cure = (
-                f"ray://{cluster}",
-                f"Ray's client server at {cluster}",
-                "is it Ray, and this version?",
-            )
+        if cluster == "auto":
+            address, whom = "auto", "Ray on this machine"
+            cure = "see `ray status`, or name its head, as in ray://head:10001"
+        else:
+            address, whom = f"ray://{cluster}", f"Ray's client server at {cluster}"
+            cure = "is it Ray, and this version?"
             require_listener(cluster, "Ray's client server", "it is on the head of a Ray cluster, usually at 10001")
         try:
             with warnings.catch_warnings():
@@ -156,37 +150,8 @@ class RayProvisioner:
             words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
             raise ProvisionError(f"{whom} does not answer: {words}; {cure}", hopeless=True) from error
 
-    def _node_type(self) -> NodeType:
-        """A node is as large as the smallest machine of the cluster unless the address says otherwise."""
-        kind = self._engine.node_type(start_s=10.0)
-        shape = kind.capacity
-        cpus = [node["Resources"].get("CPU", 0.0) for node in self._ray.nodes() if node["Alive"]]
-        least = min(filter(None, cpus), default=1.0)
-        shape = Shape(shape.num_cpus if shape.num_cpus >= 0 else least, max(0.0, shape.num_gpus), shape.memory_bytes)
-        return replace(kind, capacity=shape)
-
-    def _machine(self, actor: _Actor) -> Machine | None:
-        name = self._kind.name
-        try:
-            if not self._is_done(actor.here):
-                return Machine(name, Phase.QUEUED, self._why_queued())
-            self._ray.get(actor.here)
-            if not self._is_done(actor.joined):
-                return Machine(name, Phase.STARTING)
-            self._ray.get(actor.joined)
-            if actor.ended is None:
-                actor.ended = actor.handle.wait.remote()
-            if not self._is_done(actor.ended):
-                return Machine(name, Phase.RUNNING)
-            self._ray.get(actor.ended)
-            return None
-        except self._ray.exceptions.RayTaskError as error:
-            return Machine(name, Phase.FAILED, str(error.cause))
-        except self._ray.exceptions.RayError as error:
-            return Machine(name, Phase.FAILED, f"its actor is lost: {_first_line(error)}")
-
     def _why_queued(self) -> str:
-        shape = self._kind.capacity
+        shape = self.kind.capacity
         free = self._ray.available_resources()
         wanted = {"CPU": shape.num_cpus, "GPU": shape.num_gpus, "memory": float(max(0, shape.memory_bytes))}
         parts = [f"{amount:g} {name} wanted, {free.get(name, 0.0):g} free" for name, amount in wanted.items() if amount]
@@ -194,10 +159,6 @@ class RayProvisioner:
 
     def _is_done(self, result: Any) -> bool:
         return bool(self._ray.wait([result], timeout=0)[0])
-
-    def _kill(self, actor: _Actor) -> None:
-        with contextlib.suppress(Exception):  # it has ended by itself
-            self._ray.kill(actor.handle)
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,18 +6,13 @@ import contextlib
 import os
 import re
 import subprocess
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from msgspec import structs
-
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
-from distpool.provision.slurm import KeyFolder, Slurm, agent_words, environment_of_jobs, hostnames, run
+from distpool.provision.base import BaseProvisioner
+from distpool.provision.interface import Machine, Phase, ProvisionError
+from distpool.provision.keyfolder import KeyFolder
+from distpool.provision.slurm import Slurm, cancel, environment_of_jobs, hostnames, node_words, run
 from distpool.wire.security import Token
-
-#: How long a step may take to end before its ``srun`` is killed.
-_END_S = 20.0
 
 
 @dataclass(slots=True)
@@ -26,7 +21,7 @@ class _Step:
     process: subprocess.Popen[bytes]
 
 
-class StepProvisioner:
+class StepProvisioner(BaseProvisioner[_Step]):
     """Starts an agent with ``srun`` on each machine, beside whatever else runs there.
 
     :raises ProvisionError: when the allocation is not known any more.
@@ -39,81 +34,44 @@ class StepProvisioner:
         counts = cpus_per_host(os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
         #: host → CPUs of the allocation there
         self._hosts = dict(zip(hosts, counts or [1] * len(hosts), strict=True))
-        kind = engine.node_type(start_s=5.0)
-        if engine.cpus is None:
-            kind = replace(kind, capacity=structs.replace(kind.capacity, num_cpus=float(min(self._hosts.values()))))
-        self._kind = kind
-        self._keys = KeyFolder(engine.folder, token)
-        self._steps: dict[str, _Step] = {}
-        self._released: list[_Step] = []
+        super().__init__(engine.node_type(start_s=5.0, cpus=float(min(self._hosts.values()))))
+        self._keys = KeyFolder(engine.folder, "slurm", token, cancel)
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
-
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        if node in self._steps:
-            return
-        used = {step.host for step in self._steps.values()}
+    def request(self, node: str) -> _Step:
+        """See ``BaseProvisioner``."""
+        used = {step.host for step in self.handles.values()}
         host = next((host for host in self._hosts if host not in used), None)
-        if host is None or len(self._steps) >= self._kind.most:
-            raise ProvisionError(f"allocation {self._job} has {len(self._hosts)} machines, and {len(used)} are used")
+        if host is None:
+            raise ProvisionError(f"allocation {self._job} has {len(self._hosts)} machines, and all are used")
         cpus = self._hosts[host] if self._engine.cpus is None else self._engine.cpus
-        command = [
-            "srun",
-            f"--jobid={self._job}",
-            "--nodes=1",
-            "--ntasks=1",
-            f"--nodelist={host}",
-            "--overlap",
-            f"--job-name={node}",
-        ]
-        command += [f"--cpus-per-task={cpus:g}", "--unbuffered", "--quiet"]
+        command = ["srun", f"--jobid={self._job}", "--nodes=1", "--ntasks=1", f"--nodelist={host}", "--overlap"]
+        command += [f"--job-name={node}", f"--cpus-per-task={cpus:g}", "--unbuffered", "--quiet"]
         with open(self._keys.log(node), "ab") as log:
             process = subprocess.Popen(
-                [*command, *agent_words(self._engine, node, self._keys.give(node))],
+                [*command, *node_words(self._engine, node, self._keys.give(node))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment_of_jobs(),
                 start_new_session=True,  # Ctrl-C is for the program
             )
-        self._steps[node] = _Step(host, process)
+        return _Step(host, process)
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        step = self._steps.pop(node, None)
-        if step is not None:
-            self._end(node, step)
-            self._keys.forget(node)
-            self._released.append(step)
+    def look(self, node: str, step: _Step) -> Machine | None:
+        """See ``BaseProvisioner``."""
+        code = step.process.poll()
+        if code is None:
+            return self.seen(Phase.RUNNING if self._keys.has_joined(node) else Phase.STARTING)
+        if code == 0:
+            return None
+        how = f"with status {code}" if code > 0 else f"by signal {-code}"
+        return self.seen(Phase.FAILED, f"the step on {step.host} ended {how}{self._keys.last_words(node)}")
 
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        self._released = [step for step in self._released if step.process.poll() is None]
-        for node, step in list(self._steps.items()):
-            if step.process.poll() == 0:
-                del self._steps[node]
-        return {node: self._machine(node, step) for node, step in self._steps.items()}
-
-    def close(self) -> None:
-        """End all steps, and wait until they have ended."""
-        for node in list(self._steps):
-            self.release(node)
-        deadline = time.monotonic() + _END_S
-        for step in self._released:
-            try:
-                step.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                step.process.kill()
-                step.process.wait()
-        self._keys.remove()
-
-    def _end(self, node: str, step: _Step) -> None:
+    def end(self, node: str, step: _Step) -> None:
         """Have the agent end in order: ``srun`` would answer a signal of ours by killing it."""
+        self._keys.forget(node)
+        if step.process.poll() is not None:
+            return
         found: list[str] = []
         with contextlib.suppress(ProvisionError):
             text = run("squeue", "--noheader", "--steps", f"--jobs={self._job}", "--format=%i|%j")
@@ -123,13 +81,18 @@ class StepProvisioner:
         if not found:
             step.process.terminate()  # it has not begun
 
-    def _machine(self, node: str, step: _Step) -> Machine:
-        code = step.process.returncode
-        if code is None:
-            return Machine(self._kind.name, Phase.RUNNING if self._keys.has_joined(node) else Phase.STARTING)
-        how = f"with status {code}" if code > 0 else f"by signal {-code}"
-        reason = f"the step on {step.host} ended {how}{self._keys.last_words(node)}"
-        return Machine(self._kind.name, Phase.FAILED, reason)
+    def has_ended(self, step: _Step) -> bool:
+        """See ``BaseProvisioner``."""
+        return step.process.poll() is not None
+
+    def kill(self, step: _Step) -> None:
+        """See ``BaseProvisioner``."""
+        step.process.kill()
+
+    def close(self) -> None:
+        """See ``Provisioner``."""
+        super().close()
+        self._keys.remove()
 
 
 def cpus_per_host(text: str) -> list[int]:

@@ -12,24 +12,21 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from distpool.provision.address import Engine, option, switch, words
-from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.provision.base import BaseProvisioner, agent_words
+from distpool.provision.interface import Machine, Phase, ProvisionError
 from distpool.version import __version__
 from distpool.wire.codec import PYTHON
 from distpool.wire.security import Token
 
-#: How long a node may take to end when it is told to.
-_END_S = 15.0
 _ALWAYS = (
     "-T",
     *("-o", "BatchMode=yes"),  # nobody is there to type a password
@@ -127,14 +124,13 @@ class SSH(Engine):
         return SSHProvisioner(self, token)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Login:
     host: str
     process: subprocess.Popen[str]
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     listener: threading.Thread | None = None
     joined: bool = False
-    end_at: float | None = None
 
     def tell(self, token: Token) -> None:
         """Give the node the cluster's token."""
@@ -143,37 +139,36 @@ class _Login:
             self.process.stdin.write(f"{token.line()}\n")
             self.process.stdin.flush()
 
+    def hear_out(self) -> None:
+        """It has ended: wait for its last words."""
+        assert self.listener is not None
+        assert self.process.stdout is not None
+        self.listener.join(1.0)
+        if not self.listener.is_alive():
+            self.process.stdout.close()
 
-class SSHProvisioner:
+
+class SSHProvisioner(BaseProvisioner[_Login]):
     """See the module's description.
 
     :raises ProvisionError: when there is no ``ssh`` here.
     """
 
+    END_S = 15.0
+
     def __init__(self, engine: SSH, token: Token) -> None:
         if shutil.which("ssh") is None:
             raise ProvisionError("there is no ssh on this machine", hopeless=True)
+        super().__init__(engine.node_type(start_s=10.0))
         self._engine = engine
         self._token = token
-        self._kind = engine.node_type(start_s=10.0)
         #: least recently used first
         self._free = deque(engine.machines())
-        self._logins: dict[str, _Login] = {}
-        self._ending: list[_Login] = []
 
-    def node_types(self) -> Sequence[NodeType]:
-        """See ``Provisioner``."""
-        return (self._kind,)
-
-    def start(self, node: str, node_type: str) -> None:
-        """See ``Provisioner``."""
-        if node_type != self._kind.name:
-            raise ProvisionError(f"there is no type {node_type!r}; there is {self._kind.name}")
-        if node in self._logins:
-            return
-        self._reap()
-        if not self._free or len(self._logins) >= self._kind.most:
-            raise ProvisionError(f"all of {self._kind.most} machines are in use")
+    def request(self, node: str) -> _Login:
+        """See ``BaseProvisioner``."""
+        if not self._free:
+            raise ProvisionError(f"all of {len(self._engine.machines())} machines are in use")
         host = self._free.popleft()
         command = ["ssh", *self._engine.options(), *self._forwarding(), *_destination(host), "--", self._command(node)]
         try:
@@ -185,63 +180,61 @@ class SSHProvisioner:
         except OSError as error:
             self._free.append(host)
             raise ProvisionError(f"ssh cannot be run: {error}") from error
-        login = self._logins[node] = _Login(host, process)
+        login = _Login(host, process)
         if not self._engine.tunnel:
             login.tell(self._token)
         login.listener = threading.Thread(target=_listen, args=(node, login, self._token), daemon=True)
         login.listener.start()
+        return login
 
-    def release(self, node: str) -> None:
-        """See ``Provisioner``."""
-        login = self._logins.pop(node, None)
-        if login is None:
-            return
-        login.end_at = time.monotonic() + _END_S
+    def look(self, node: str, login: _Login) -> Machine | None:
+        """See ``BaseProvisioner``."""
+        code = login.process.poll()
+        if code is None:
+            return self.seen(Phase.RUNNING) if login.joined else self.seen(Phase.STARTING, "over ssh")
+        login.hear_out()
+        if code == 0 and login.joined:
+            return None
+        said = "; ".join(_telling(login.lines)) or f"ssh ended with exit status {code} and said nothing"
+        cure = next((cure for words, cure in _CURES.items() if words in said), "")
+        lasting = any(words in said for words in _LASTING)
+        return self.seen(Phase.FAILED, f"{login.host}: {said}{f' ({cure})' if cure else ''}", lasting)
+
+    def end(self, node: str, login: _Login) -> None:
+        """See ``BaseProvisioner``."""
+        assert login.process.stdin is not None
         with contextlib.suppress(OSError):
-            assert login.process.stdin is not None
             login.process.stdin.close()
         if not login.joined:
             login.process.terminate()  # it may not have come so far as to hear of that
-        self._ending.append(login)
-        self._reap()
 
-    def list(self) -> Mapping[str, Machine]:
-        """See ``Provisioner``."""
-        self._reap()
-        found = {}
-        for node, login in list(self._logins.items()):
-            machine = self._machine(login)
-            if machine is None:
-                self.release(node)
-            else:
-                found[node] = machine
-        return found
+    def has_ended(self, login: _Login) -> bool:
+        """See ``BaseProvisioner``."""
+        return login.process.poll() is not None
 
-    def close(self) -> None:
-        """See ``Provisioner``."""
-        for node in list(self._logins):
-            self.release(node)
-        while self._ending:
-            self._reap()
-            time.sleep(0.02)
+    def kill(self, login: _Login) -> None:
+        """See ``BaseProvisioner``."""
+        login.process.kill()
+
+    def tidy(self, login: _Login) -> None:
+        """See ``BaseProvisioner``."""
+        login.hear_out()
+        self._free.append(login.host)
 
     # -- within -------------------------------------------------------------------------------------------------
 
     def _command(self, node: str) -> str:
         """What the other machine's shell runs."""
         engine = self._engine
-        line = [engine.python or sys.executable, "-m", "distpool", "start", "--join", "--private", "--foreground"]
-        line += ["--until-eof", "--token-file", "-", "--node", node]
-        for name, value in (("cpus", engine.cpus), ("gpus", engine.gpus)):
-            line += [f"--num-{name}", f"{value:g}"] if value is not None else []
-        line += ["--memory-bytes", str(engine.memory)] if engine.memory is not None else []
-        command = f"exec {shlex.join(line)}"
+        agent = agent_words(node, engine.capacity(), "--until-eof", "--token-file", "-")
+        plain = command = f"exec {shlex.join([engine.python or sys.executable, *agent])}"
         if engine.tunnel:
             # The other side of a tunnel is everybody's own loopback interface: others reach it where this ssh did.
             command = f'set -- $SSH_CONNECTION; {command} --host "$3"'
+        if engine.setup:
+            command = f"{engine.setup} && {command}"
         # Its login shell may be any; what goes through it then has no more in it than quotes.
-        words = f"{engine.setup} && {command}" if engine.setup else command
-        return f"exec sh -c {shlex.quote(words)}" if words != f"exec {shlex.join(line)}" else words
+        return plain if command == plain else f"exec sh -c {shlex.quote(command)}"
 
     def _forwarding(self) -> Sequence[str]:
         """That a port of the node's own leads to the scheduler: any, which ``ssh`` then tells us."""
@@ -250,38 +243,6 @@ class SSHProvisioner:
         # A shared connection would keep the port for longer than the node lives.
         settings = ("ExitOnForwardFailure=yes", "LogLevel=INFO", "ControlPath=none")
         return ("-R", f"127.0.0.1:0:{self._token.address}", *(word for one in settings for word in ("-o", one)))
-
-    def _machine(self, login: _Login) -> Machine | None:
-        """How far it has come; None when it has ended in order."""
-        code = login.process.poll()
-        if code is None:
-            phase = Phase.RUNNING if login.joined else Phase.STARTING
-            return Machine(self._kind.name, phase, "" if login.joined else "over ssh")
-        assert login.listener is not None
-        login.listener.join(1.0)  # its last words
-        if code == 0 and login.joined:
-            return None
-        said = "; ".join(_telling(login.lines)) or f"ssh ended with exit status {code} and said nothing"
-        cure = next((cure for words, cure in _CURES.items() if words in said), "")
-        lasting = any(words in said for words in _LASTING)
-        return Machine(self._kind.name, Phase.FAILED, f"{login.host}: {said}{f' ({cure})' if cure else ''}", lasting)
-
-    def _reap(self) -> None:
-        """What has ended gives its machine back; what does not end is ended."""
-        now = time.monotonic()
-        for login in list(self._ending):
-            if login.process.poll() is None:
-                assert login.end_at is not None
-                if now >= login.end_at:
-                    login.process.send_signal(signal.SIGTERM if now < login.end_at + 2 else signal.SIGKILL)
-                continue
-            assert login.listener is not None
-            assert login.process.stdout is not None
-            login.listener.join(1.0)
-            if not login.listener.is_alive():
-                login.process.stdout.close()
-            self._ending.remove(login)
-            self._free.append(login.host)
 
 
 def _listen(node: str, login: _Login, token: Token) -> None:

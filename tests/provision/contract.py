@@ -7,6 +7,7 @@ fail.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Protocol
 
 import pytest
 
+from distpool.node.statefolder import find_token
 from distpool.provision.autoscaler import Autoscaler
 from distpool.provision.interface import Machine, Phase, Provisioner, ProvisionError
 from distpool.provision.link import OperatorLink
@@ -56,6 +58,10 @@ class ProvisionerContract:
     def nodes(link: OperatorLink) -> set[str]:
         return {node.node for node in link.load().nodes}
 
+    def logs(self) -> Path | None:
+        """Where the engine writes what others may read, or keep."""
+        return None
+
     def test_types_say_what_they_offer_and_cost(self, provisioner: Provisioner) -> None:
         kinds = provisioner.node_types()
         assert kinds
@@ -66,7 +72,7 @@ class ProvisionerContract:
             assert kind.price >= 0
             assert kind.capacity.num_cpus > 0
 
-    def test_a_machine_from_start_to_release(self, provisioner: Provisioner, link: OperatorLink) -> None:
+    def test_a_machine_from_start_to_release(self, provisioner: Provisioner, link: OperatorLink, address: str) -> None:
         kind = provisioner.node_types()[0]
         provisioner.start("one", kind.name)
         assert {node: machine.node_type for node, machine in provisioner.list().items()} == {"one": kind.name}
@@ -74,12 +80,26 @@ class ProvisionerContract:
         [node] = [node for node in link.load().nodes if node.node == "one"]
         assert node.capacity.num_cpus == kind.capacity.num_cpus
         assert node.capacity.custom == kind.capacity.custom
+        self.assert_nobody_else_sees(find_token(address).line().partition("@")[0])
         provisioner.release("one")
         assert provisioner.list() == {}
         eventually(lambda: "one" not in self.nodes(link))
         # The name is free again.
         eventually(lambda: self._can_start(provisioner, "one", kind.name))
         eventually(lambda: "one" in self.nodes(link))
+
+    def assert_nobody_else_sees(self, secret: str) -> None:
+        """It is on no command line, and in no log of the engine's."""
+        logs = self.logs()
+        read = [path for path in logs.rglob("*") if path.is_file()] if logs is not None else []
+        assert logs is None or read
+        seen = 0
+        for path in [*Path("/proc").glob("[0-9]*/cmdline"), *read]:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                text = path.read_bytes()
+                seen += b"distpool" in text and path.name == "cmdline"
+                assert secret.encode() not in text, path
+        assert seen, "nothing of ours was among these"
 
     @staticmethod
     def _can_start(provisioner: Provisioner, node: str, kind: str) -> bool:

@@ -62,6 +62,14 @@ if __name__ == "__main__":
 """
 
 
+def spreads(tmp_path: Path, address: str, nodes: int = 2) -> None:
+    """A program uses so many nodes, ends well, and says nothing else."""
+    path = tmp_path / "program.py"
+    path.write_text(SPREAD)
+    done = subprocess.run([PYTHON, str(path), address], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, f"ran on {nodes}\n"), done.stderr
+
+
 @contextlib.contextmanager
 def killed_at_the_end(
     tmp_path: Path,

@@ -15,10 +15,11 @@ from distpool.provision.dask import Dask, DaskProvisioner
 from distpool.provision.interface import Phase
 from distpool.provision.link import OperatorLink
 from tests.provision.contract import ProvisionerContract, eventually
-from tests.provision.gate import Gate
-from tests.provision.programs import SPREAD, killed_at_the_end
+from tests.provision.guests import REFUSED, address, harness, link, python
+from tests.provision.programs import killed_at_the_end, spreads
 from tests.provision.sshd import free_port
-from tests.support.head import running_head
+
+__all__ = ["address", "harness", "link", "python"]
 
 pytest.importorskip("distributed", reason="Dask is not installed (see docs/how-to/develop.md)")
 
@@ -34,7 +35,7 @@ class DaskCluster:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scheduler.json"
-        self._folder = folder
+        self.folder = folder
         self._scheduler = self._run("distributed.cli.dask_scheduler", "--port=0", "--no-dashboard", "--host=127.0.0.1")
         eventually(self._file.exists)
         self.address = json.loads(self._file.read_text())["address"].removeprefix("tcp://")
@@ -50,17 +51,11 @@ class DaskCluster:
             process.wait(30)
 
     def _run(self, module: str, *words: str) -> subprocess.Popen[bytes]:
-        with open(self._folder / "log", "ab") as log:
+        with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", module, f"--scheduler-file={self._file}", *words],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_head(tmp_path_factory.mktemp("state")) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +66,21 @@ def cluster(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def link(address: str) -> Iterator[OperatorLink]:
-    with OperatorLink(address) as link:
-        eventually(lambda: len(link.load().nodes) == 1)  # those of the test before are gone
-        yield link
-
-
-@pytest.fixture
-def harness(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate", sys.executable)
-
-
-@pytest.fixture
-def provisioner(cluster: DaskCluster, address: str, request: pytest.FixtureRequest) -> Iterator[DaskProvisioner]:
-    python = request.getfixturevalue("harness").script if "harness" in request.fixturenames else ""
-    provisioner = DaskProvisioner(Dask(scheduler=cluster.address, nodes=2, python=str(python)), find_token(address))
+def provisioner(cluster: DaskCluster, address: str, python: str) -> Iterator[DaskProvisioner]:
+    provisioner = DaskProvisioner(Dask(scheduler=cluster.address, nodes=2, python=python), find_token(address))
     eventually(lambda: len(provisioner._workers()) == 2)
     yield provisioner
     provisioner.close()
 
 
 class TestDask(ProvisionerContract):
+    @pytest.fixture(autouse=True)
+    def remember(self, cluster: DaskCluster) -> None:
+        self.folder = cluster.folder
+
+    def logs(self) -> Path:
+        return self.folder
+
     @pytest.mark.leaks("processes")  # there is another worker afterwards
     def test_one_whose_worker_is_lost_has_failed_and_waits_for_another(
         self, cluster: DaskCluster, provisioner: DaskProvisioner, link: OperatorLink
@@ -113,11 +102,7 @@ class TestDask(ProvisionerContract):
 
 
 def test_a_program_and_its_nodes(cluster: DaskCluster, tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(SPREAD)
-    words = [sys.executable, str(path), f"dask://{cluster.address}?nodes=2"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
+    spreads(tmp_path, f"dask://{cluster.address}?nodes=2")
 
 
 def test_nodes_end_with_a_program_that_is_killed(cluster: DaskCluster, tmp_path: Path) -> None:
@@ -125,18 +110,7 @@ def test_nodes_end_with_a_program_that_is_killed(cluster: DaskCluster, tmp_path:
         pass
 
 
-NOBODY = """
-import distpool.provision.dask as engine
-from distpool.wire.security import Token
-try:
-    engine.DaskProvisioner(engine.Dask(scheduler="127.0.0.1:{port}"), Token("127.0.0.1:1", bytes(32)))
-except engine.ProvisionError as error:
-    print(error)
-    assert error.hopeless
-"""
-
-
 def test_a_scheduler_that_is_not_there(run_script: Callable[..., str]) -> None:
     port = free_port()
-    said = run_script(NOBODY.format(port=port))
+    said = run_script(REFUSED.format(module="dask", call=f"Dask(scheduler='127.0.0.1:{port}')"))
     assert f"Dask's scheduler does not answer at 127.0.0.1:{port}: connection refused" in said

@@ -54,7 +54,7 @@ def test_an_engine_that_fails(name: str, harness: Gate, provisioner: Any, link: 
     getattr(ProvisionerContract(), name)(harness, provisioner, link)
 
 
-def test_the_rest_of_the_contract(harness: Gate, provisioner: Any, link: OperatorLink) -> None:
+def test_the_rest_of_the_contract(harness: Gate, provisioner: Any, link: OperatorLink, address: str) -> None:
     """On one cluster one after the other, since an example shall not cost as much as an engine."""
     contract = ProvisionerContract()
     contract.test_types_say_what_they_offer_and_cost(provisioner)
@@ -63,6 +63,6 @@ def test_the_rest_of_the_contract(harness: Gate, provisioner: Any, link: Operato
     harness.kill_node()
     eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
     provisioner.release("one")
-    contract.test_a_machine_from_start_to_release(provisioner, link)
+    contract.test_a_machine_from_start_to_release(provisioner, link, address)
     provisioner.release("one")
     contract.test_what_cannot_be_had_is_refused(provisioner)

@@ -64,7 +64,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def provisioner(address: str) -> Iterator[LocalProvisioner]:
-    provisioner = LocalProvisioner(find_token(address), [LOCAL])
+    provisioner = LocalProvisioner(find_token(address), LOCAL)
     yield provisioner
     provisioner.close()
 
@@ -73,9 +73,9 @@ class TestLocalProvisioner(ProvisionerContract):
     def test_one_that_is_killed_is_gone_from_the_list(self, provisioner: LocalProvisioner, link: OperatorLink) -> None:
         provisioner.start("one", "local")
         eventually(lambda: "one" in self.nodes(link))
-        # The node may be heard of before the provisioner has noted its process.
-        eventually(lambda: provisioner._processes["one"].started is not None)
-        os.kill(provisioner._processes["one"].pid, signal.SIGKILL)
+        # The node may be heard of before the provisioner has noted that.
+        eventually(lambda: provisioner.list()["one"].phase is Phase.RUNNING)
+        os.kill(provisioner.handles["one"].pid, signal.SIGKILL)
         eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
         assert "SIGKILL" in provisioner.list()["one"].reason
         provisioner.release("one")

@@ -12,11 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+import distpool
 from distpool.node import machine
 from distpool.node.statefolder import find_token
 from distpool.provision.link import OperatorLink
-from distpool.provision.mpi import MPI, MPIProvisioner, close_folder, common_folder, open_folder, own_cpus, place
-from tests.provision.contract import ProvisionerContract
+from distpool.provision.mpi import MPI, MPIProvisioner, close_folder, common_folder, open_folder, place
+from distpool.provision.mpi_ranks import own_cpus
+from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
 from tests.provision.programs import SPREAD, killed_at_the_end
 from tests.provision.test_local import PYTHON, address, link
@@ -28,8 +30,17 @@ pytestmark = pytest.mark.watchdog(240)
 RANK = """
 import sys
 from pathlib import Path
-from distpool.provision.mpi import serve
+from distpool.provision.mpi_ranks import serve
 sys.exit(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+"""
+
+
+RANK_0_KILLED = """
+import os, sys
+from pathlib import Path
+from distpool.provision.mpi import open_folder
+open_folder(Path(sys.argv[1]))
+os.kill(os.getpid(), 9)
 """
 
 
@@ -66,7 +77,7 @@ def harness(tmp_path: Path) -> Gate:
 @pytest.fixture
 def provisioner(tmp_path: Path, address: str, harness: Gate) -> Iterator[MPIProvisioner]:
     folder = tmp_path / "orders"
-    open_folder(folder)
+    life = open_folder(folder)
     ranks = [
         subprocess.Popen([PYTHON, "-c", RANK, str(folder), str(rank), str(harness.script)], env={**os.environ})
         for rank in (1, 2)
@@ -74,7 +85,9 @@ def provisioner(tmp_path: Path, address: str, harness: Gate) -> Iterator[MPIProv
     provisioner = MPIProvisioner(MPI(nodes=2, cpus=1.0), find_token(address), folder, 3)
     yield provisioner
     provisioner.close()
+    assert folder.exists()
     close_folder(folder, 3)
+    os.close(life)
     assert [rank.wait(60) for rank in ranks] == [0, 0]
 
 
@@ -140,8 +153,30 @@ def test_ranks_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
         return found
 
     with killed_at_the_end(tmp_path, "mpi://", launcher(3), rank_0, env=environment(tmp_path)) as process:
-        pass
+        assert list((tmp_path / "state").rglob("mpi-*/open"))
     assert process.returncode
+    eventually(lambda: not list((tmp_path / "state").rglob("mpi-*")))
+
+
+def test_what_a_killed_rank_0_left_is_taken_away_by_the_next(tmp_path: Path) -> None:
+    left, other = tmp_path / "mpi-1", tmp_path / "mpi-2"
+    code = (
+        "import os, sys, distpool.provision.mpi as mpi; mpi.open_folder(mpi.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(left)], timeout=60)
+    assert (left / "open").exists()
+    lives = open_folder(other)
+    assert not left.exists()
+    os.close(open_folder(tmp_path / "mpi-3"))
+    assert other.exists()
+    os.close(lives)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").touch()
+    with pytest.raises(distpool.ConnectError, match="is not empty"):
+        open_folder(tmp_path)
+    assert (tmp_path / "thesis").exists()
 
 
 def test_without_a_launcher_it_is_a_program_like_any_other(tmp_path: Path) -> None:
@@ -155,7 +190,5 @@ def test_without_a_launcher_it_is_a_program_like_any_other(tmp_path: Path) -> No
 
 def test_the_address_without_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    import distpool
-
     with pytest.raises(distpool.ConnectError, match=r"mpirun -n 4 python -m distpool\.mpi"):
         distpool.init("mpi://")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from distpool.provision.interface import Phase
 from distpool.provision.link import OperatorLink
 from distpool.provision.ray import Ray, RayProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
-from tests.provision.gate import Gate
-from tests.provision.programs import SPREAD, killed_at_the_end
+from tests.provision.guests import REFUSED, address, harness, link, python
+from tests.provision.programs import killed_at_the_end, spreads
 from tests.provision.sshd import free_port
-from tests.support.head import running_head
+
+__all__ = ["address", "harness", "link", "python"]
 
 # It listens to the machine's network, and reads this when it is imported.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -63,33 +63,17 @@ def cluster() -> Iterator[str]:
                 process.wait(60)
 
 
-@pytest.fixture(scope="module")
-def address(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_head(tmp_path_factory.mktemp("state")) as address:
-        yield address
-
-
 @pytest.fixture
-def link(address: str) -> Iterator[OperatorLink]:
-    with OperatorLink(address) as link:
-        eventually(lambda: len(link.load().nodes) == 1)  # those of the test before are gone
-        yield link
-
-
-@pytest.fixture
-def harness(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate", sys.executable)
-
-
-@pytest.fixture
-def provisioner(address: str, request: pytest.FixtureRequest) -> Iterator[RayProvisioner]:
-    python = request.getfixturevalue("harness").script if "harness" in request.fixturenames else ""
-    provisioner = RayProvisioner(Ray(nodes=2, cpus=1, python=str(python)), find_token(address))
+def provisioner(cluster: str, address: str, python: str) -> Iterator[RayProvisioner]:
+    provisioner = RayProvisioner(Ray(nodes=2, cpus=1, python=python), find_token(address))
     yield provisioner
     provisioner.close()
 
 
 class TestRay(ProvisionerContract):
+    def logs(self) -> Path:
+        return Path(os.environ["RAY_TMPDIR"])
+
     def test_what_ray_has_no_room_for_waits_with_the_reason(self, provisioner: RayProvisioner, address: str) -> None:
         @ray.remote(num_cpus=2)
         class Other:
@@ -105,7 +89,7 @@ class TestRay(ProvisionerContract):
 
     def test_one_whose_actor_is_lost_has_failed(self, provisioner: RayProvisioner, link: OperatorLink) -> None:
         self.start(provisioner, "one", link)
-        ray.kill(provisioner._actors["one"].handle)
+        ray.kill(provisioner.handles["one"].handle)
         eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
         assert "its actor is lost" in provisioner.list()["one"].reason
         eventually(lambda: "one" not in self.nodes(link))  # the agent has ended with it
@@ -114,11 +98,7 @@ class TestRay(ProvisionerContract):
 
 @pytest.mark.skipif(not HAS_CLIENT, reason="Ray is installed without its client (see docs/how-to/develop.md)")
 def test_a_program_and_its_nodes_through_rays_client_server(cluster: str, tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(SPREAD)
-    words = [sys.executable, str(path), f"ray://{cluster}?nodes=2&cpus=1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
+    spreads(tmp_path, f"ray://{cluster}?nodes=2&cpus=1")
 
 
 @pytest.mark.parametrize(
@@ -130,20 +110,8 @@ def test_a_program_and_its_nodes_through_rays_client_server(cluster: str, tmp_pa
 )
 def test_a_ray_that_is_not_there(run_script: Callable[..., str], cluster: str, words: str) -> None:
     port = free_port()
-    assert re.search(
-        words.format(port=port), run_script(NOBODY.format(cluster=cluster.format(port=port)), timeout_s=60)
-    )
-
-
-NOBODY = """
-import distpool.provision.ray as engine
-from distpool.wire.security import Token
-try:
-    engine.RayProvisioner(engine.Ray(cluster="{cluster}"), Token("127.0.0.1:1", bytes(32)))
-except engine.ProvisionError as error:
-    print(error)
-    assert error.hopeless
-"""
+    program = REFUSED.format(module="ray", call=f"Ray(cluster='{cluster.format(port=port)}')")
+    assert words.format(port=port) in run_script(program, timeout_s=60)
 
 
 def test_nodes_end_with_a_program_that_is_killed(cluster: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.provision.slurm_steps import StepProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
-from tests.provision.programs import PYTHON, SPREAD, killed_at_the_end
+from tests.provision.programs import PYTHON, killed_at_the_end, spreads
 from tests.support import slurm
 from tests.support.head import running_head
 from tests.support.slurm import SlurmCluster
@@ -83,12 +83,12 @@ class TestSlurm(ProvisionerContract):
         assert provisioner.list() == {}
 
     def test_what_the_queue_has_no_room_for_waits_with_slurms_reason(
-        self, cluster: SlurmCluster, provisioner: SlurmProvisioner, link: OperatorLink
+        self, cluster: SlurmCluster, provisioner: SlurmProvisioner, address: str, link: OperatorLink
     ) -> None:
         # Two of three machines are taken.
         cluster("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1000")
         other = cluster("squeue", "-h", "-n", "wrap", "-o", "%i")
-        whole = SlurmProvisioner(Slurm(nodes=2, ask=0.2), provisioner._token)
+        whole = SlurmProvisioner(Slurm(nodes=2, ask=0.2), find_token(address))
         try:
             for node in ("one", "two"):
                 whole.start(node, "slurm")
@@ -128,10 +128,12 @@ class TestSlurm(ProvisionerContract):
         assert "NonZeroExitCode" in reason
         assert "token" in reason
 
-    def test_the_key_is_in_a_file_of_the_user_only(self, cluster: SlurmCluster, provisioner: SlurmProvisioner) -> None:
+    def test_the_key_is_in_a_file_of_the_user_only(
+        self, cluster: SlurmCluster, provisioner: SlurmProvisioner, address: str
+    ) -> None:
         provisioner.start("one", "slurm")
         job = job_of(cluster, "one")
-        secret = provisioner._token.line().partition("@")[0]
+        secret = find_token(address).line().partition("@")[0]
         assert secret not in cluster("scontrol", "show", "job", job)
         assert secret not in cluster("scontrol", "write", "batch_script", job, "-")
         file = provisioner._keys.log("one").with_suffix(".token")
@@ -142,7 +144,7 @@ class TestSlurm(ProvisionerContract):
         assert not file.parent.exists()
 
     def test_what_a_killed_program_left_is_taken_away_by_the_next(
-        self, cluster: SlurmCluster, provisioner: SlurmProvisioner
+        self, cluster: SlurmCluster, provisioner: SlurmProvisioner, address: str
     ) -> None:
         cluster("scontrol", "update", "PartitionName=main", "State=DOWN")
         try:
@@ -156,11 +158,11 @@ print(provisioner._keys.log("one").with_suffix(".token"), flush=True)
 os.kill(os.getpid(), 9)
 """
             words = [PYTHON, "-c", program]
-            line = provisioner._token.line()
+            line = find_token(address).line()
             left = subprocess.run(words, input=line, capture_output=True, text=True, timeout=60).stdout.strip()
             assert Path(left).exists()
             assert cluster("squeue", "-h")
-            SlurmProvisioner(Slurm(), provisioner._token).close()
+            SlurmProvisioner(Slurm(), find_token(address)).close()
             assert not Path(left).exists()
             assert not cluster("squeue", "-h")
             assert provisioner._keys.log("one").parent.exists()
@@ -239,9 +241,7 @@ def program(tmp_path: Path, text: str) -> str:
 
 
 def test_a_program_and_its_jobs(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
-    words = [PYTHON, program(tmp_path, SPREAD), "slurm://?nodes=2&cpus=1&time=5:00&ask=0.2"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=150)
-    assert (done.returncode, done.stdout) == (0, "ran on 2\n"), done.stderr
+    spreads(tmp_path, "slurm://?nodes=2&cpus=1&time=5:00&ask=0.2")
     assert cluster("squeue", "-h") == ""
 
 
