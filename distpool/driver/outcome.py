@@ -53,8 +53,11 @@ class PackedOutcome:
         except (KeyboardInterrupt, errors.TaskInterrupted):
             raise  # from outside
         except BaseException as error:  # a class of the result may even exit; that is no wish of the program
+            from distpool.sharing.elsewhere import hint
+
             failure = errors.SerializationError(
                 f"the result of the task arrived but cannot be unpickled here: {type(error).__name__}: {error}"
+                f"{hint(error)}"
             )
             failure.__cause__ = error
             return None, failure

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from distpool.on_import import wait_for
+from distpool.sharing.elsewhere import explain_shared_memory
 from distpool.sharing.reach import reach_managers
 from distpool.sharing.reducers import Shared
 from distpool.sharing.server import SharedDescriptor
@@ -40,6 +41,7 @@ class Parentage(msgspec.Struct, frozen=True):
 
         process.current_process().authkey = self.authkey
         reach_managers()
+        explain_shared_memory()
         loaded = sys.modules.get(_TRACKER_MODULE)
         if loaded is None:
             wait_for(_TRACKER_MODULE, self._adopt_tracker)  # few tasks need one, and it takes long to import

@@ -462,6 +462,50 @@ if __name__ == "__main__":
     assert results(run(laptop, program)) == [[True, True]]
 
 
+def test_what_is_found_by_name_on_one_machine_only_says_so_on_another(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+from multiprocessing import Manager, managers
+from multiprocessing.shared_memory import ShareableList, SharedMemory
+
+kept = []
+
+def attach(name):
+    return SharedMemory(name).size
+
+def attach_list(name):
+    return len(ShareableList(name=name))
+
+def attached(block):
+    return block.size
+
+def proxy():
+    kept.append(Manager())
+    return kept[0].list([1])
+
+def block():
+    kept.append(SharedMemory(create=True, size=10))
+    return kept[-1]
+
+if __name__ == "__main__":
+    mine = SharedMemory(create=True, size=10)
+    errors = []
+    with DistExecutor(1) as executor:
+        for function, *args in (attach, mine.name), (attach_list, mine.name), (attached, mine), (proxy,), (block,):
+            errors.append(executor.submit(function, *args).exception())
+    mine.close()
+    mine.unlink()
+    print([isinstance(error, FileNotFoundError) for error in errors])
+    print(["on another machine" in str(error) and "Pass the array" in str(error) for error in errors])
+    print("Start the manager in the program" in str(errors[3]))
+"""
+    assert results(run(laptop, program)) == [
+        [True, True, False, False, False],
+        [True, True, True, False, True],
+        True,
+    ]
+
+
 def test_locks_work_from_all_hosts(laptop: Host) -> None:
     """Of each kind: in shared memory, with a name, and reached through their owner."""
     program = """
