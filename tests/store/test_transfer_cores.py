@@ -77,8 +77,33 @@ def test_what_nobody_has_a_copy_of_is_lost_after_a_while() -> None:
     assert core.handle(pull_events.SiteGone("home"), 1.1) == []
     lost = core.handle(pull_events.TimePassed(), core.next_deadline() or 0.0)
     assert lost[0] == pull_events.Lose(OBJECT, 1, "home is gone")
-    assert core.next_deadline() is None
     core.check_invariants()
+
+
+def test_that_nobody_has_copies_of_a_lost_home_is_waited_for_once_and_forgotten_when_it_is_back() -> None:
+    core = PullCore()
+    core.handle(pull_events.Wanted(OBJECT, 1), 0.0)
+    core.handle(pull_events.RoomMade(KEY), 0.0)
+    core.handle(pull_events.SiteGone("home"), 0.0)
+    over = core.next_deadline() or 0.0
+    core.handle(pull_events.TimePassed(), over)
+
+    def ask_again(now: float) -> list[pull_events.Effect]:
+        core.handle(pull_events.Wanted(OBJECT, 1), now)
+        core.handle(pull_events.RoomMade(KEY), now)
+        return core.handle(pull_events.SiteGone("home"), now)
+
+    assert ask_again(over)[0] == pull_events.Lose(OBJECT, 1, "home is gone")
+    # Who says too late that there is a copy is still heard.
+    core.handle(pull_events.CopiesFound("home", "late", (KEY,)), over)
+    assert [type(effect) for effect in ask_again(over)] == [pull_events.AskChunks]
+    core.handle(pull_events.ObjectsEnded((OBJECT.object_id,)), over)
+    core.handle(pull_events.LinkUp("home"), over)
+    assert ask_again(over) == [pull_events.FindCopies("home")]
+    core.check_invariants()
+    core.handle(pull_events.TimePassed(), core.next_deadline() or 0.0)
+    core.handle(pull_events.TimePassed(), core.next_deadline() or 0.0)
+    assert core.next_deadline() is None
 
 
 def test_copies_go_when_their_object_ends_and_when_nobody_asks_for_long() -> None:

@@ -65,7 +65,7 @@ class Connections:
         #: site -> the one that stands for it, and has been dialled
         self._stands_for: dict[str, str] = {}
         self._endpoints: dict[str, str] = {}
-        #: sites to which the connection is broken at present
+        #: sites to which there is no connection at present, though they have been dialled
         self._down: set[str] = set()
         #: what waits until a site is found
         self._waiting: dict[str, deque[bytes]] = {}
@@ -94,11 +94,18 @@ class Connections:
         if waiting is None:
             waiting = self._waiting[site] = deque(maxlen=_MOST_WAITING)
             self._find(site, False)
+        elif self._stands_for.get(site) in self._down:
+            self._find(site, False)  # meanwhile it may be known to be no more
         waiting.append(data)
 
     def tell(self, site: str, message: site_to_site.Message) -> bool:
-        """Send to a site if there is a connection to it; whether there is."""
-        return self._send(site, codec.encode(message))
+        """Send to a site if there is a connection to it, or one is being made; whether that is so."""
+        data = codec.encode(message)
+        waiting = self._waiting.get(site)
+        if waiting is None:
+            return self._send(site, data)
+        waiting.append(data)
+        return True
 
     def tell_all(self, message: site_to_site.Message) -> None:
         """Send to all that were dialled."""
@@ -149,7 +156,7 @@ class Connections:
             return  # its host is not known here: it stays out of reach
         self._endpoints[site] = endpoint
         self._stands_for[site] = site
-        self._send(site, _HELLO)
+        self._down.add(site)  # until it answers
 
     def _hang_up(self, site: str) -> None:
         self._down.discard(site)

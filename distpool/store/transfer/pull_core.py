@@ -58,6 +58,8 @@ _ASK_AGAIN_S = 5.0
 _LOST_S = 60.0
 #: So long do those who have copies of what a home had that is gone have time to say so.
 _SEARCH_S = 3.0
+#: So long it is remembered whose copies were found: who reads many results of a lost node waits once, not for each.
+_REMEMBER_S = 10.0
 #: A copy that nobody asked for during so long is given up.
 _IDLE_S = 60.0
 
@@ -81,7 +83,7 @@ class PullCore:
         """When ``TimePassed`` must be reported."""
         deadlines = [self._deadline(pull) for pull in self.pulls.values() if pull.state is not State.ROOM]
         deadlines += [used + _IDLE_S for used in self.copies.values()]
-        deadlines += [search.until for search in self._searches.values()]
+        deadlines += [search.until + search.over * _REMEMBER_S for search in self._searches.values()]
         return min(deadlines, default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -100,6 +102,8 @@ class PullCore:
         elif isinstance(event, TimePassed):
             self._on_time(now)
         elif isinstance(event, (LinkUp, LinkLost, SiteGone)):
+            if isinstance(event, LinkUp):
+                self._searches.pop(event.site, None)  # it is back
             for pull in list(self.pulls.values()):
                 self._on_site(pull, event)
         else:
@@ -229,9 +233,11 @@ class PullCore:
                     self._try_others(pull, pull.reason)
 
     def _on_time(self, now: float) -> None:
-        over = {home for home, search in self._searches.items() if search.until <= now}
-        for home in over:
-            del self._searches[home]
+        over = {home for home, search in self._searches.items() if search.until <= now and not search.over}
+        for home, search in list(self._searches.items()):
+            search.over |= home in over
+            if search.until + _REMEMBER_S <= now:
+                del self._searches[home]
         for pull in list(self.pulls.values()):
             if pull.state is State.SEEKING and pull.home_gone and pull.extent.home in over:
                 self._lose(pull, pull.reason)
@@ -332,6 +338,8 @@ class PullCore:
         pull.others = tuple(search.holders.get(pull.extent.key, ()))
         if pull.others:
             self._pull_from_another(pull)
+        elif search.over:
+            self._lose(pull, reason)
         else:
             self._move(pull, State.SEEKING)
             self._take_back(pull)

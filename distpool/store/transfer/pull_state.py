@@ -59,6 +59,8 @@ class Search(msgspec.Struct, eq=False):
     """For copies of what a home had that is gone."""
 
     until: float
+    #: nobody is waited for any more
+    over: bool = False
     #: key -> sites
     holders: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
