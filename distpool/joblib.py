@@ -11,9 +11,12 @@ they get; nobody else sees it.  What the caller mapped from a file is the same f
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import threading
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pickle import PicklingError
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 from joblib.parallel import (
+    TASK_PENDING,
     AutoBatchingMixin,
     FallbackToBackend,
     ParallelBackendBase,
@@ -39,6 +43,13 @@ if TYPE_CHECKING:
 IDLE_WORKER_TIMEOUT_S = 300.0
 #: Pools kept for the next call; a call with other arguments needs another one.
 KEPT_POOLS = 2
+
+#: A batch that is far too small may become so many times as large at once (joblib: twice)...
+_MOST_GROWTH = 8
+#: ... but is expected to take no more than this part of what joblib finds ideal: the tasks to come may be longer.
+_CAUTION = 8
+#: How long joblib's waiting thread may stay here without looking itself.
+_WAIT_S = 0.1
 
 #: What joblib hands to every backend, and what has no meaning here.
 _WITHOUT_EFFECT = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
@@ -109,6 +120,8 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """Run a batch.  Whatever goes wrong is reported by the future: joblib also submits from callbacks, where an
         exception would reach nobody."""
         assert self._workers is not None
+        if callback is not None:
+            callback = self._workers.progress.announcing(callback)
         future = self._workers.submit(func)
         if callback is not None:
             future.add_done_callback(callback)
@@ -120,6 +133,18 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch."""
         return future.result()
+
+    def compute_batch_size(self) -> int:
+        """As joblib does it, but in larger steps while a batch is over in no time: each step costs a round trip."""
+        before, took_s = self._effective_batch_size, self._smoothed_batch_duration
+        cautious = int(before * self.MIN_IDEAL_BATCH_DURATION / _CAUTION / took_s) if took_s > 0 else 0
+        if cautious <= 2 * before:
+            return int(super().compute_batch_size())
+        self._effective_batch_size = size = min(cautious, _MOST_GROWTH * before)
+        self._smoothed_batch_duration = self._DEFAULT_SMOOTHED_BATCH_DURATION
+        if self.parallel.verbose >= 10:
+            self.parallel._print(f"Batch computation too fast ({took_s}s.) Setting batch_size={size}.")
+        return size
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """End what this call has under way.  Other calls that share the pool go on undisturbed."""
@@ -184,6 +209,7 @@ class _Workers:
     def __init__(self, slot: PoolSlot) -> None:
         self._slot = slot
         self._under_way: set[Any] = set()
+        self.progress = _Progress()
 
     def submit(self, batch: Callable[[], Any]) -> Future[Any]:
         pool = self._slot.open()
@@ -201,6 +227,43 @@ class _Workers:
         # What waits goes first, or it would take the place of what is stopped.
         for future in [future for future in futures if not future.cancel()]:
             future.kill()
+
+
+class _Progress:
+    """Tells the thread that waits for the results of a ``Parallel`` call when a batch has ended.
+
+    joblib looks whether the next results are there, and if not, sleeps for 10 ms.  Here looking takes until they are.
+    """
+
+    def __init__(self) -> None:
+        self._batch_ended = threading.Event()
+
+    def announcing(self, callback: Callable[[Future[Any]], Any]) -> Callable[[Future[Any]], Any]:
+        """joblib's callback of a batch that is about to be submitted, and what is to be called in its place."""
+        if hasattr(callback, "get_status"):
+            # Not a bound method: it would keep the call that it belongs to alive.
+            callback.get_status = functools.partial(self._status, weakref.ref(callback))
+
+        def call(future: Future[Any]) -> None:
+            try:
+                callback(future)
+            finally:
+                self._batch_ended.set()
+
+        return call
+
+    def _status(self, callback: weakref.ref[Any], timeout: float | None) -> Any:
+        batch = callback()
+        status = type(batch).get_status(batch, timeout)
+        give_up = time.monotonic() + _WAIT_S
+        while status == TASK_PENDING and not batch.parallel._aborting:
+            self._batch_ended.clear()
+            # It may have ended just before that.
+            status = type(batch).get_status(batch, timeout)
+            if status != TASK_PENDING or not self._batch_ended.wait(give_up - time.monotonic()):
+                break
+            status = type(batch).get_status(batch, timeout)
+        return status
 
 
 class _KeptPools:
