@@ -76,6 +76,9 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
+    #: joblib's, which leaves them without types.
+    _effective_batch_size: int
+    _smoothed_batch_duration: float
 
     def __init__(
         self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **arguments: Any
@@ -242,7 +245,7 @@ class _Progress:
         """joblib's callback of a batch that is about to be submitted, and what is to be called in its place."""
         if hasattr(callback, "get_status"):
             # Not a bound method: it would keep the call that it belongs to alive.
-            callback.get_status = functools.partial(self._status, weakref.ref(callback))
+            vars(callback)["get_status"] = functools.partial(self._status, weakref.ref(callback))
 
         def call(future: Future[Any]) -> None:
             try:
@@ -253,16 +256,17 @@ class _Progress:
         return call
 
     def _status(self, callback: weakref.ref[Any], timeout: float | None) -> Any:
-        batch = callback()
-        status = type(batch).get_status(batch, timeout)
-        give_up = time.monotonic() + _WAIT_S
+        batch: Any = callback()
+        look = type(batch).get_status
+        status = look(batch, timeout)
+        give_up = time.monotonic() + (_WAIT_S if timeout is None else min(_WAIT_S, timeout))
         while status == TASK_PENDING and not batch.parallel._aborting:
             self._batch_ended.clear()
             # It may have ended just before that.
-            status = type(batch).get_status(batch, timeout)
+            status = look(batch, timeout)
             if status != TASK_PENDING or not self._batch_ended.wait(give_up - time.monotonic()):
                 break
-            status = type(batch).get_status(batch, timeout)
+            status = look(batch, timeout)
         return status
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import subprocess
 import sys
+import threading
+import time
+import types
 import warnings
 from math import sqrt
 
@@ -109,6 +113,39 @@ def test_a_timeout_ends_what_is_under_way(slow_session: FakeSession) -> None:
     assert futures
     assert all(future.cancelled() for future in futures)
     assert slow_session.pool.story == []
+
+
+def test_the_caller_waits_for_results_and_does_not_look_every_now_and_then(
+    slow_session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(joblib.parallel, "time", types.SimpleNamespace(time=time.time, sleep=looks.append))
+    monkeypatch.setattr(distpool.joblib, "_WAIT_S", 50.0)
+    all_sent = threading.Event()
+    monkeypatch.setattr(DistpoolBackend, "retrieval_context", lambda self: contextlib.nullcontext(all_sent.set()))
+
+    def run_backwards() -> None:
+        assert all_sent.wait(50)
+        for future in reversed(slow_session.pool.submitted):
+            future.run()
+
+    worker = threading.Thread(target=run_backwards)
+    worker.start()
+    call = Parallel(n_jobs=2, backend="distpool", pre_dispatch="all", batch_size=1)
+    assert call(delayed(sqrt)(i) for i in range(4)) == [sqrt(i) for i in range(4)]
+    worker.join(50)
+    assert looks == []
+
+
+def test_batches_grow_in_large_steps_while_they_are_far_too_small(session: FakeSession) -> None:
+    backend = DistpoolBackend(nesting_level=0)
+    backend.configure(n_jobs=2, parallel=Parallel(n_jobs=2))
+    sizes = []
+    for took_s in (0.0005, 0.01, 0.04, 4.0):
+        backend.batch_completed(backend.compute_batch_size(), took_s)
+        sizes.append(backend.compute_batch_size())
+    # Eight times; to an eighth of the ideal 0.2 s; as joblib does it, up and down.
+    assert sizes == [8, 20, 40, 4]
 
 
 def test_aborting_one_call_leaves_another_alone(slow_session: FakeSession) -> None:
