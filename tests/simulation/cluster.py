@@ -9,14 +9,13 @@ from typing import Any
 
 from distpool.wire import scheduler_to_driver
 from tests.simulation.driver import SimulatedDriver, SimulatedTime
+from tests.simulation.load import LOADS, WEIGHTS
 from tests.simulation.network import Clock, Network
 from tests.simulation.objects import Objects
 from tests.simulation.parties import SCHEDULER, SimulatedNode, SimulatedScheduler
 from tests.simulation.program import Program
 from tests.simulation.worker import SimulatedWorker
 
-#: Faults happen until then.
-_FAULTS_UNTIL_S = 15.0
 #: By then everything must be done.
 _END_S = 400.0
 _MOST_EVENTS = 200_000
@@ -25,9 +24,13 @@ _MOST_EVENTS = 200_000
 class Cluster:
     """One run; everything follows from the seed."""
 
-    def __init__(self, seed: int, nodes: int = 3, cpus: int = 3, drivers: int = 3, faults: int = 10) -> None:
+    def __init__(self, seed: int, nodes: int = 3, cpus: int = 3, drivers: int = 3, faults: int | None = None) -> None:
         self.clock = Clock(seed)
         self.random = self.clock.random
+        load = self._load = LOADS[seed % len(LOADS)]
+        faults = load.faults if faults is None else faults
+        #: from when on there are no faults
+        self.calm_at = load.calm_s
         self.network = Network(self.clock)
         self.network.duplicates = self.random.choice([0.0, 0.0, 0.05])
         self.objects = Objects()
@@ -37,6 +40,8 @@ class Cluster:
         #: driver -> what it computes
         self.programs: dict[str, Program] = {}
         self.scheduler = SimulatedScheduler(self.clock, self.network, self._schedulers)
+        #: workers that were stopped because memory ran short
+        self.stopped_for_memory: set[str] = set()
         self.nodes: dict[str, SimulatedNode] = {}
         for number in range(nodes):
             self._start_node(f"n{number}")
@@ -49,17 +54,17 @@ class Cluster:
         self.failed_starts = 0
         self._events = 0
         for number in range(drivers):
-            tasks = self.random.choice([self.random.randint(1, 20), self.random.randint(1, 30), 100])
-            program = Program(f"d{number}", self.random.getrandbits(32), tasks, self.random.randint(1, 6), 0)
+            tasks = 100 if self.random.random() < load.many else self.random.randint(1, 30)
+            program = Program(
+                f"d{number}", self.random.getrandbits(32), tasks, self.random.randint(1, load.slots), 0, load
+            )
             self.programs[program.name] = program
             self.clock.at(self.random.uniform(0, 3), functools.partial(self._start_driver, program))
         #: Half of the faults strike at a moment, half at a step: much happens in few moments.
         self._fault_steps = {self.random.randint(1, 2000) for _ in range(faults // 2)}
         for _ in range(faults - len(self._fault_steps)):
-            self.clock.at(self.random.uniform(0, _FAULTS_UNTIL_S), self._fault)
-        #: from when on there are no faults
-        self.calm_at = _FAULTS_UNTIL_S
-        self.clock.at(_FAULTS_UNTIL_S, self.network.heal)
+            self.clock.at(self.random.uniform(0, self.calm_at), self._fault)
+        self.clock.at(self.calm_at, self.network.heal)
 
     def run(self) -> None:
         """Run to the end and check what must be true then."""
@@ -77,7 +82,7 @@ class Cluster:
 
     def _run(self) -> None:
         while self._step():
-            if self.clock.now > _FAULTS_UNTIL_S + 15 and not self._events % 64 and self._is_quiet():
+            if self.clock.now > self.calm_at + 15 and not self._events % 64 and self._is_quiet():
                 break
         stuck = [driver.name for driver in self.drivers if driver.alive]
         assert not stuck, f"{stuck} did not finish; faults: {self.faults}"
@@ -92,7 +97,7 @@ class Cluster:
             return False
         self._events += 1
         assert self._events < _MOST_EVENTS, f"no end after {self._events} events at {self.clock.now:.3f} s"
-        if self._events in self._fault_steps and self.clock.now < _FAULTS_UNTIL_S:
+        if self._events in self._fault_steps and self.clock.now < self.calm_at:
             self._fault()
         return True
 
@@ -137,7 +142,7 @@ class Cluster:
         """A task submits nested work from its worker; the driver in there dies with the worker."""
         outer = self.programs[parent]
         name = f"{parent}/{len(self.nested)}"
-        program = Program(name, self.random.getrandbits(32), 0, outer.slots, outer.depth + 1)
+        program = Program(name, self.random.getrandbits(32), 0, outer.slots, outer.depth + 1, outer.load)
         self.programs[name] = program
         nested = SimulatedDriver(self, program, worker, lease, pool)
         self.nested.append(nested)
@@ -153,18 +158,18 @@ class Cluster:
         self.drivers.append(SimulatedDriver(self, program))
 
     def _fault(self) -> None:
-        kinds: list[tuple[str, int, Callable[[], Any]]] = [
-            ("worker", 6, self._kill_worker),
-            ("node", 2, self._kill_node),
-            ("driver", 1, self._kill_driver),
-            ("scheduler", 1, self._restart_scheduler),
-            ("cut", 3, self._cut),
-            ("reset", 2, self._reset),
-            ("link", 1, self._break_link),
-        ]
-        weights = [weight for _, weight, _ in kinds]
-        [(kind, _, fault)] = self.random.choices(kinds, weights)
-        self.faults.append(f"{self.clock.now:.6f} {kind}: {fault()}")
+        befalls: dict[str, Callable[[], str]] = {
+            "worker": self._kill_worker,
+            "node": self._kill_node,
+            "driver": self._kill_driver,
+            "scheduler": self._restart_scheduler,
+            "cut": self._cut,
+            "reset": self._reset,
+            "link": self._break_link,
+        }
+        weights = {**WEIGHTS, **self._load.weights}
+        [kind] = self.random.choices(list(weights), list(weights.values()))
+        self.faults.append(f"{self.clock.now:.6f} {kind}: {befalls[kind]()}")
 
     def _kill_worker(self) -> str:
         running = [worker for node in self.nodes.values() for worker in node.processes.values()]
@@ -180,9 +185,9 @@ class Cluster:
             return "none"
         self.nodes[name].kill()
         others = [node for node in self.nodes.values() if node.alive]
-        if others and self.random.random() < 0.3:
+        if others and self.random.random() < self._load.gone:
             return f"{name} for good"
-        self.clock.after(self.random.uniform(0.1, 12), lambda: self._start_node(name))
+        self.clock.after(self.random.uniform(0.1, self._load.back_s), lambda: self._start_node(name))
         return name
 
     def _kill_driver(self) -> str:

@@ -31,7 +31,7 @@ from distpool.driver.session import Session
 from distpool.driver.spec import PoolSpec
 from distpool.driver.task import Function, Task
 from distpool.task_options import TaskOptions
-from distpool.wire import codec, driver_to_scheduler, driver_to_worker
+from distpool.wire import codec, driver_to_scheduler, driver_to_worker, worker_to_driver
 from distpool.wire.driver_to_worker import Value
 from tests.simulation.network import Clock, Timer
 from tests.simulation.objects import SimulatedStore
@@ -46,8 +46,8 @@ SCHEDULER = "s"
 _BEAT_S = 1.0
 #: How long a driver that is done stays, to see that its end arrives.
 _STAYS_S = 0.5
-#: When nothing happens any more, everything is told after this time.
-_SETTLES_S = 10.0
+#: When there are no more faults, and when there is no more work, everything is told after these times.
+_SETTLES_S, _ENDS_S = 10.0, 4.5
 #: Recounting everything after every message would take most of the time.
 _CHECK_EVERY = 8
 _FUNCTION = Function(1, "simulated", Value(b"f"))
@@ -101,7 +101,7 @@ class _Channel:
             return
         message = codec.decode_from_driver_at_worker(frames[0])
         if isinstance(message, driver_to_worker.RunTasks):
-            driver.note_sent(message)
+            driver.note_sent(message, peer.decode())
         driver.cluster.network.send(driver.name, peer.decode(), frames[0])
 
 
@@ -369,14 +369,25 @@ class SimulatedDriver:
 
     def _receive(self, source: str, message: Any) -> None:
         data = message if isinstance(message, bytes) else codec.encode(message)
+        held = source.encode() in self.session.leases.held_workers()
         try:
             self.session.loop.serve([(source.encode(), [data])])
         except _Killed:
             return
         self.session.loop.timer.update()
+        if held and self.alive:
+            self._check_adopted(data)
         self._received += 1
         if not self._received % _CHECK_EVERY:
             self.pool.shell.core.check_invariants()
+
+    def _check_adopted(self, data: bytes) -> None:
+        """Whoever hears of an object sees to its end, late as it may be."""
+        message = codec.decode_from_worker_at_driver(data)
+        if isinstance(message, worker_to_driver.TasksDone) and not self.pool.shell.ended.is_set():
+            heard = {location.object_id for result in message.results for location in result.objects}
+            left = heard - self.store.adopted
+            assert not left, f"{self.name} heard of {left}, which nobody will end"
 
     # -- its tasks ----------------------------------------------------------------------------------------------
 
@@ -398,7 +409,7 @@ class SimulatedDriver:
         for future in futures:
             record = self.program.records[self._futures.pop(future)]
             try:
-                self.program.check_record(record, self.cluster.failed_starts, self.cluster.objects.lost)
+                self._check(functools.partial(self.program.check_record, record))
             except _Killed:
                 return
             record.future = None
@@ -412,7 +423,9 @@ class SimulatedDriver:
         for other in missing:
             self._submit(other)
         dependencies = [self.program.records[other].future for other in spec.dependencies]
-        options = TaskOptions(timeout_s=spec.timeout_s, max_retries=spec.retries, num_cpus=spec.num_cpus)
+        options = TaskOptions(
+            timeout_s=spec.timeout_s, max_retries=spec.retries, num_cpus=spec.num_cpus, memory_bytes=spec.memory_bytes
+        )
         call = _Call(spec, [future for future in dependencies if future is not None])
         if self.pool.broken is not None:
             future = record.future = DistFuture(self.pool)
@@ -440,9 +453,9 @@ class SimulatedDriver:
             record.killed = True
             record.future.kill()
 
-    def note_sent(self, message: driver_to_worker.RunTasks) -> None:
+    def note_sent(self, message: driver_to_worker.RunTasks, worker: str) -> None:
         for task in message.tasks:
-            self.program.on_sent(task, self.clock.now)
+            self.program.on_sent(task, worker, self.clock.now)
 
     def note_settled(self, future: DistFuture[Any]) -> None:
         number = self._futures.get(future)
@@ -460,7 +473,7 @@ class SimulatedDriver:
         if not self.alive:
             return
         try:
-            self.program.check(self.cluster.failed_starts, self.cluster.objects.lost)
+            self._check(self.program.check)
         except _Killed:
             return
         self.session.recovery.lineage.check_invariants()
@@ -468,10 +481,14 @@ class SimulatedDriver:
             record.future = None
         self._futures.clear()
         gc.collect()
-        if self.cluster.random.random() < 0.5:
+        if self.cluster.random.random() < 0.3:
             self._shut_down()
         else:  # when all faults are over, an open pool without tasks must not hold anything
-            self.clock.at(max(self.clock.now, self.cluster.calm_at) + _SETTLES_S, self._check_idle)
+            self.clock.at(max(self.clock.now + _ENDS_S, self.cluster.calm_at + _SETTLES_S), self._check_idle)
+
+    def _check(self, check: Any) -> None:
+        cluster = self.cluster
+        check(cluster.failed_starts, cluster.objects.lost, cluster.stopped_for_memory)
 
     def _check_idle(self) -> None:
         if self.alive:

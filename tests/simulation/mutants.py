@@ -18,6 +18,7 @@ from distpool.driver.losing import Losses
 from distpool.driver.recovery import Recovery, StoredOutcome
 from distpool.driver.stopping import Stopper
 from distpool.node.core import AgentCore
+from distpool.node.memory_core import MemoryCore
 from distpool.scheduler.book import Book
 from distpool.scheduler.desk import Desk
 from distpool.scheduler.drivers import DriverSide
@@ -36,12 +37,10 @@ class Mutant:
 
     :param name: what is wrong.
     :param changes: the methods that are replaced: ``(owner, name, make)``.
-    :param first_seed: from where on it is looked for; for bugs that few runs meet.
     """
 
-    def __init__(self, name: str, *changes: tuple[Any, str, Make], first_seed: int = 0) -> None:
+    def __init__(self, name: str, *changes: tuple[Any, str, Make]) -> None:
         self.name = name
-        self.first_seed = first_seed
         self._changes = changes
 
     def planted(self) -> ExitStack:
@@ -311,6 +310,24 @@ def _hello_without_leases(real: Any) -> Any:
     return say_hello
 
 
+def _memory_stop_uncharged(real: Any) -> Any:
+    def charge(self: Any, group: Any, tasks: Any, exit: Any, effects: Any) -> None:
+        for task in tasks if exit.shortage else ():
+            task.retries_left += 1
+            task.deaths -= 1
+        real(self, group, tasks, exit, effects)
+
+    return charge
+
+
+def _choose_smallest(real: Any) -> Any:
+    return lambda self: min(self._workers, key=lambda name: self._workers[name].bytes, default=None)
+
+
+def _none_left(real: Any) -> Any:
+    return lambda self, shape: max(0, real(self, shape) - self.withheld) if self.withheld else real(self, shape)
+
+
 def _memory_not_returned(real: Any) -> Any:
     def on_left(self: Any, name: str) -> None:
         client = self.clients.get(name)
@@ -336,7 +353,7 @@ MUTANTS = [
         (PoolCore, "on_results", _accept_late),
         (PoolCore, "on_closed", _forget_lost),
     ),
-    Mutant("results are matched by worker, not by attempt", (PoolCore, "on_results", _match_by_worker), first_seed=40),
+    Mutant("results are matched by worker, not by attempt", (PoolCore, "on_results", _match_by_worker)),
     Mutant("a retry is counted twice", (Losses, "_charge", _charge(2))),
     Mutant("a retry is not counted", (Losses, "_charge", _charge(0))),
     Mutant("tasks that were given back are forgotten", (PoolCore, "on_retracted", _forget_retracted)),
@@ -345,20 +362,16 @@ MUTANTS = [
     Mutant("a task that ignores its interrupt is never killed", (Stopper, "stop", _no_grace_deadline)),
     Mutant("arguments go while a stopped task still has them", (Stopper, "stop", _let_go_too_early)),
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
-    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle), first_seed=205),
+    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle)),
     Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),
     Mutant("how a result was made is forgotten while it is held", (Lineage, "remember", _forget_at_once)),
     Mutant("how a result was made is kept when nobody holds it", (Lineage, "let_go", _nothing)),
-    Mutant("a result is computed again without end", (Lineage, "on_ran", _runs_not_counted), first_seed=60),
-    Mutant(
-        "a lost result is computed once for each who needs it",
-        (Lineage, "recompute", _every_need_runs_it),
-        first_seed=25,
-    ),
+    Mutant("a result is computed again without end", (Lineage, "on_ran", _runs_not_counted)),
+    Mutant("a lost result is computed once for each who needs it", (Lineage, "recompute", _every_need_runs_it)),
     Mutant("a result that was computed again is not used", (StoredOutcome, "renew", _nothing)),
     Mutant("a task whose input was lost is forgotten", (Recovery, "on_input_lost", _nothing)),
     Mutant("arguments are not kept for another run", (Recovery, "_argument", _released_with_its_handle)),
-    Mutant("a worker whose lease has ended answers", (Lifeline, "on_refused", _refused_and_alive), first_seed=40),
+    Mutant("a worker whose lease has ended answers", (Lifeline, "on_refused", _refused_and_alive)),
     Mutant("the lease of a silent driver never expires", (Desk, "arm", _arm_only("node"))),
     Mutant("the leases of a silent node never expire", (Desk, "arm", _arm_only("driver"))),
     Mutant("any node's heartbeat renews all nodes", (NodeSide, "on_agent_said", _renew_all_nodes)),
@@ -366,10 +379,15 @@ MUTANTS = [
     Mutant("a worker that goes on is not charged to its pool", (Book, "set_state", _unblocking_not_charged)),
     Mutant("a stopped lease is given back twice", (Book, "set_state", _ending_uncharges_twice)),
     Mutant("drivers do not hear of the loss of a node", (Desk, "lease_lost", _loss_not_told)),
-    Mutant("leases that their drivers gave up are adopted", (NodeSide, "_reconcile", _adopt_anything), first_seed=40),
+    Mutant("leases that their drivers gave up are adopted", (NodeSide, "_reconcile", _adopt_anything)),
     Mutant("claims of lost leases are never settled", (Desk, "settle_doubt", _nothing)),
     Mutant("workers may take their time to end", (AgentCore, "_stop", _no_kill)),
     Mutant("an agent's hello leaves out its workers", (AgentCore, "_say_hello", _hello_without_leases)),
+    Mutant("a stop for memory is no attempt", (Losses, "_charge", _memory_stop_uncharged)),
+    Mutant("memory is looked at too rarely", (MemoryCore, "_pause", lambda real: lambda self, sample: 5.0)),
+    Mutant("whoever uses least memory is stopped", (MemoryCore, "_choose", _choose_smallest)),
+    Mutant("when memory runs short nobody is stopped", (MemoryCore, "_choose", _nothing)),
+    Mutant("after a shortage of memory no worker is left", (Dealer, "most_workers", _none_left)),
     Mutant("a dead client keeps its memory", (StoreCore, "_on_left", _memory_not_returned)),
     Mutant("what somebody looks at goes to disk", (StoreCore, "_on_reported", _views_not_noted)),
     Mutant("a pin is forgotten", (Lifetimes, "pin", _nothing)),

@@ -100,6 +100,8 @@ class SimulatedStore:
         #: whether its driver counts on it
         self.entitled: Callable[[], bool] = lambda: True
         self.closed = False
+        #: every object of which it was told that it is its to end
+        self.adopted: set[str] = set()
         #: Every call is packed as this store does it.
         self.inline_bytes = 0
 
@@ -141,6 +143,7 @@ class SimulatedStore:
     def adopt(self, value: Value) -> StoredValue:
         """See ``ObjectStore.adopt``."""
         locations = {location.object_id: location for location in value.objects}
+        self.adopted.update(locations)
         for lender, object_ids in self.ownership.adopt(locations.values()).items():
             self.on_free(lender, object_ids)
         return StoredValue(value, self, tuple(locations))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.node import events as node_events
 from distpool.node.core import AgentCore
+from distpool.node.memory_core import MemoryPolicy
 from distpool.node.state import WorkerState
 from distpool.scheduler import events as scheduler_events
 from distpool.scheduler.core import SchedulerCore
@@ -15,6 +16,7 @@ from distpool.store import core as store_core
 from distpool.version import __version__
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.resources import Shape
+from tests.simulation.memory import NODE_BYTES, NodeMemory
 from tests.simulation.network import Clock, Network, Timer
 from tests.simulation.objects import NodeStore
 from tests.simulation.worker import SimulatedWorker
@@ -69,9 +71,10 @@ class SimulatedNode:
         self.name = name
         self.alive = True
         hello = agent_to_scheduler.AgentHello(
-            codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(float(cpus)), elastic_cpus=False
-        )
-        self.core = AgentCore(hello, spares=1, heartbeat_s=1.0, incarnation=str(incarnation))
+            codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(float(cpus), 0.0, NODE_BYTES),
+            elastic_cpus=False,
+        )  # fmt: skip
+        self.core = AgentCore(hello, spares=1, heartbeat_s=1.0, incarnation=str(incarnation), memory=MemoryPolicy())
         self._timer = Timer(clock, self.core.next_deadline, lambda: self.handle(node_events.TimePassed()))
         self.store = NodeStore(clock, cluster.objects, name, _STORE_BYTES)
         self._store_timer = Timer(
@@ -80,6 +83,7 @@ class SimulatedNode:
         self.store.set_timer(self._store_timer.update)
         #: process id -> worker
         self.processes: dict[int, SimulatedWorker] = {}
+        self.memory = NodeMemory(name, self.processes, cluster.stopped_for_memory)
         self._unreported: set[int] = set()
         self._events = 0
         self._last_pid = 0
@@ -122,17 +126,26 @@ class SimulatedNode:
             elif isinstance(effect, node_events.ForkWorker):
                 self._later(functools.partial(self._forked, effect.worker))
             elif isinstance(effect, node_events.SignalWorker):
-                self._later(functools.partial(self.kill_worker, effect.pid, -effect.signal))
+                # A process that has much memory takes its time to end.
+                self._later(functools.partial(self.kill_worker, effect.pid, -effect.signal), 0.04)
             elif isinstance(effect, node_events.MakeGeneration):
                 ready = node_events.GenerationReady(effect.generation, effect.modules)
                 self._later(functools.partial(self.handle, ready))
+            elif isinstance(effect, node_events.SampleMemory):
+                self._clock.after(0.0, functools.partial(self._look_at_memory, effect.workers))
+        if isinstance(event, node_events.MemorySampled):
+            self.memory.check_stops(self.core)
         self._events += 1
         if not self._events % _CHECK_EVERY:
             self.core.check_invariants()
         self._timer.update()
 
-    def _later(self, action: Callable[[], None]) -> None:
-        self._clock.after(self._clock.random.uniform(0.001, 0.01), lambda: action() if self.alive else None)
+    def _look_at_memory(self, workers: dict[str, int]) -> None:
+        if self.alive:
+            self.handle(node_events.MemorySampled(self.memory.look(workers)))
+
+    def _later(self, action: Callable[[], None], most_s: float = 0.01) -> None:
+        self._clock.after(self._clock.random.uniform(0.001, most_s), lambda: action() if self.alive else None)
 
     def _forked(self, name: str) -> None:
         if self._clock.random.random() < 0.01:

@@ -14,6 +14,8 @@ from distpool import errors
 from distpool.driver.future import DistFuture
 from distpool.driver.spec import PoolSpec
 from distpool.wire import driver_to_worker
+from tests.simulation.load import Load
+from tests.simulation.memory import FILL_BYTES_PER_S, NODE_BYTES
 
 #: Of an attempt that its worker began, and what became of a task.
 Outcome = tuple[str, Any]
@@ -37,6 +39,9 @@ class Spec:
     raises: bool = False
     argument_bytes: int = 0
     result_bytes: int = 0
+    #: how much memory it comes to use, and the most that it may
+    fills_bytes: int = 0
+    memory_bytes: int | None = None
     #: how many tasks it submits and waits for
     nested: int = 0
     #: how long its worker goes on looking at its arguments afterwards
@@ -44,6 +49,11 @@ class Spec:
     submitted_s: float = 0.0
     cancelled_s: float | None = None
     killed_s: float | None = None
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it comes to use more than a node has."""
+        return min(self.fills_bytes, FILL_BYTES_PER_S * self.duration_s) > NODE_BYTES
 
 
 @dataclass
@@ -55,6 +65,8 @@ class Record:
     attempts: set[int] = field(default_factory=set)
     started: set[int] = field(default_factory=set)
     sent_at: float = 0.0
+    #: which worker its last attempt went to
+    worker: str = ""
     settled: int = 0
     settled_at: float = 0.0
     deaths: int = 0
@@ -69,14 +81,15 @@ class Record:
 class Program:
     """The tasks of one driver, and the rules for what may become of them."""
 
-    def __init__(self, name: str, seed: int, tasks: int, slots: int, depth: int) -> None:
+    def __init__(self, name: str, seed: int, tasks: int, slots: int, depth: int, load: Load) -> None:
         self.name = name
         self.slots = slots
         self.depth = depth
+        self.load = load
         self._chance = chance = random.Random(seed)
         self._spec = PoolSpec(
             slots,
-            max_retries=chance.choice([1, 3, 3]),
+            max_retries=chance.choice(load.retries),
             max_tasks_per_child=chance.choice([None, None, None, 2]),
             idle_timeout_s=chance.choice([None, None, 1.0]),
         )
@@ -85,10 +98,11 @@ class Program:
 
     def _draw(self, chance: random.Random, number: int, tasks: int) -> Spec:
         spec = Spec(number)
-        roll = chance.random
+        roll, load = chance.random, self.load
         spec.duration_s = chance.uniform(1e-5, 5e-4) if tasks > 60 or roll() < 0.4 else chance.uniform(0.01, 1.5)
-        if number and roll() < 0.3:
-            spec.dependencies = tuple(sorted(chance.sample(range(number), min(number, chance.randint(1, 2)))))
+        if number and roll() < load.depends:
+            known = min(number, load.needed_again or number)
+            spec.dependencies = tuple(sorted(chance.sample(range(known), min(known, chance.randint(1, 2)))))
         if roll() < 0.25:
             spec.retries = chance.choice([0, 0, 1, 2])
         if roll() < 0.05:
@@ -100,7 +114,7 @@ class Program:
         if self.slots >= 2 and roll() < 0.05:
             spec.num_cpus = 2.0
         spec.raises = roll() < 0.04
-        if roll() < 0.2:
+        if roll() < load.stored:
             spec.result_bytes = chance.randint(1 << 20, 40 << 20)
         if roll() < 0.1:
             spec.argument_bytes = 1 << 20
@@ -109,11 +123,17 @@ class Program:
         if roll() < 0.3:
             spec.views_s = chance.uniform(0.0, 3.0)
         if roll() < 0.5:
-            spec.submitted_s = chance.uniform(0.0, 3.0)
-        if roll() < 0.08:
+            spec.submitted_s = chance.uniform(0.0, load.over_s)
+        if roll() < load.cancelled:
             spec.cancelled_s = spec.submitted_s + chance.choice([0.0, chance.uniform(0.0, 1.0)])
-        if roll() < 0.06:
-            spec.killed_s = spec.submitted_s + chance.uniform(0.0, 2.0)
+        if roll() < load.killed:
+            spec.killed_s = spec.submitted_s + chance.uniform(0.0, chance.choice([2.0, 2 * min(1.0, spec.duration_s)]))
+            spec.stubborn = roll() < 0.5
+        if roll() < load.large:
+            spec.fills_bytes = chance.choice([1 << 30, 3 << 29, 2 << 30, 5 << 30])
+            spec.duration_s = chance.uniform(0.5, 6.0)
+        if roll() < 0.03:
+            spec.memory_bytes = 1 << 30
         return spec
 
     @property
@@ -145,13 +165,14 @@ class Program:
 
     # -- what happens -------------------------------------------------------------------------------------------
 
-    def on_sent(self, task: driver_to_worker.Task, now: float) -> None:
+    def on_sent(self, task: driver_to_worker.Task, worker: str, now: float) -> None:
         attempt = task.attempt
         number = self._numbers[attempt] = msgspec.msgpack.decode(task.payload)
         record = self.records[number]
         assert attempt not in record.attempts, f"{self._of(record)}: attempt {attempt} was used twice"
         record.attempts.add(attempt)
         record.sent_at = now
+        record.worker = worker
 
     def on_started(self, number: int, attempt: int) -> int:
         """A worker begins an attempt; returns how many it had begun before."""
@@ -179,21 +200,22 @@ class Program:
         spec = self.records[number].spec
         return combine(number, [self.value(dependency) for dependency in spec.dependencies])
 
-    def check(self, failed_starts: int, lost: Container[str]) -> None:
+    def check(self, failed_starts: int, lost: Container[str], stopped: Container[str]) -> None:
         """Compare every future with what may have become of it.
 
         :param failed_starts: how many workers ended before they were set up.
         :param lost: the objects that went with their nodes.
+        :param stopped: the workers that were stopped because memory ran short.
         """
         for record in self.records:
-            self.check_record(record, failed_starts, lost)
+            self.check_record(record, failed_starts, lost, stopped)
         for record in self.records:
             losses = _count(record, lost)
             assert record.recomputed <= losses, (
                 f"{self._of(record)}: computed again {record.recomputed} times, lost {losses}"
             )
 
-    def check_record(self, record: Record, failed_starts: int, lost: Container[str]) -> None:
+    def check_record(self, record: Record, failed_starts: int, lost: Container[str], stopped: Container[str]) -> None:
         """As ``check``, for one."""
         spec, future = record.spec, record.future
         assert future is not None
@@ -206,6 +228,7 @@ class Program:
             late = spec.timeout_s is not None and spec.duration_s > spec.timeout_s
             assert not late, f"{told}, though it takes longer than it may"
             assert spec.deaths <= self.retries_of(record), f"{told}, though it kills its worker more often"
+            assert not spec.too_large, f"{told}, though no node has the memory for it"
         elif kind == "WorkerDiedError":
             most = self.retries_of(record) + 1
             if record.deaths:
@@ -213,6 +236,11 @@ class Program:
                 assert len(record.attempts) >= most, f"{told}: after {len(record.attempts)} attempts, not {most}"
             else:  # the pool is broken
                 assert failed_starts >= 3, f"{told}: after {failed_starts} failed starts"
+        elif kind == "OutOfMemoryError":
+            assert record.worker in stopped, f"{told}, and its last worker was not stopped"
+            most = self.retries_of(record) + 1
+            above_limit = 0 < (spec.memory_bytes or 0) < spec.fills_bytes
+            assert record.deaths == most or above_limit, f"{told}: after {record.deaths} deaths, not {most}"
         elif kind == "cancelled":
             assert record.cancelled or record.killed, f"{told}, and nobody wanted that"
         elif kind == "TaskKilledError":

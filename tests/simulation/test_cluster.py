@@ -42,7 +42,7 @@ def test_a_run_repeats_exactly() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 def test_planted_bugs_are_found(mutant: Mutant) -> None:
-    for seed in range(mutant.first_seed, mutant.first_seed + _MUTANT_SEEDS):
+    for seed in range(_MUTANT_SEEDS):
         with mutant.planted():
             try:
                 Cluster(seed).run()

@@ -12,6 +12,7 @@ from distpool.wire import codec, worker_to_agent, worker_to_driver
 from distpool.wire import driver_to_worker as from_driver
 from distpool.wire.worker_to_driver import OK, RAISED, UNTRANSPORTABLE, Result
 from distpool.worker.failure import encode_exception
+from tests.simulation.memory import FILL_BYTES_PER_S, WORKER_BYTES
 from tests.simulation.objects import SimulatedStore
 from tests.simulation.program import Program, combine
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 #: How long results wait for more of their kind.
 _FLUSH_S = 0.0005
-#: How long they wait behind a task that turns out long.
-_WATCH_S = 0.01
+#: How long they wait behind a task that turns out long; when the agent is told of such a task.
+_WATCH_S, _LONG_S = 0.01, 0.25
 _LEAVES_S = 0.002
 
 
@@ -52,11 +53,21 @@ class SimulatedWorker:
         self.nested: Any = None
         self._waiting = 0
         self._nested_futures: list[Any] = []
+        #: since when the running task fills memory, and how much it comes to use
+        self._fills = (0.0, 0)
+        #: whether the agent knows of the running task
+        self._told = False
 
     @property
     def is_set_up(self) -> bool:
         """Whether its driver's set-up is done."""
         return self._store is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process uses."""
+        since, most = self._fills
+        return WORKER_BYTES + min(most, int(FILL_BYTES_PER_S * (self._clock.now - since)))
 
     def start(self) -> None:
         """Listen."""
@@ -153,8 +164,10 @@ class SimulatedWorker:
         before = program.on_started(number, task.attempt)
         began = self._clock.now
         self._after(_WATCH_S, self._flush)
+        self._after(_LONG_S, lambda: self._tell_of_long(task))
 
         def work() -> None:
+            self._fills = self._clock.now, spec.fills_bytes
             if before < spec.deaths:
                 self._after(spec.duration_s / 2, lambda: self._node.kill_worker(self.pid, -11))
             else:
@@ -193,7 +206,7 @@ class SimulatedWorker:
     def _finish(
         self, task: Any, status: int, payload: bytes, took_s: float, objects: Any = (), lost: tuple[str, ...] = ()
     ) -> None:
-        self._running = 0
+        self._ended()
         result = Result(task.attempt, status, payload, objects, lost=lost)
         result.pinned = self._look_on(task)
         if not self._done:
@@ -203,6 +216,20 @@ class SimulatedWorker:
         if took_s >= _FLUSH_S or self._clock.now - self._oldest > _FLUSH_S:
             self._flush()
         self._next()
+
+    def _ended(self) -> None:
+        """The task that ran."""
+        self._running = 0
+        self._fills = (0.0, 0)
+        if self._told:
+            self._told = False
+            self._node.worker_says(self.name, worker_to_agent.TaskEnded(self._lease))
+
+    def _tell_of_long(self, task: from_driver.Task) -> None:
+        if self._running == task.attempt:
+            self._told = True
+            retriable = not task.flags & from_driver.ONCE
+            self._node.worker_says(self.name, worker_to_agent.TaskRuns(self._lease, _LONG_S, retriable))
 
     def _look_on(self, task: Any) -> tuple[str, ...]:
         """Keep a view of the arguments for a while, as a task does that puts them into a global."""
@@ -230,7 +257,7 @@ class SimulatedWorker:
             if self._running == attempt:
                 if self._nested_futures:
                     self.nested.kill_all(self._nested_futures)
-                self._running = 0
+                self._ended()
                 self._done.append(Result(attempt, RAISED, _INTERRUPTED))
                 self._flush()
                 self._next()
