@@ -74,7 +74,10 @@ class PoolSlot:
                     raise RuntimeError("cannot schedule new futures after shutdown")
                 start_ahead(self._address)
                 from distpool.driver.current import current_session
+                from distpool.driver.ending import executors_end
 
+                if executors_end():
+                    raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 self._hold(current_session(self._address).open_pool(self.spec))
             assert self._pool is not None
             return self._pool

@@ -31,6 +31,7 @@ def current_session(address: str | None = None, store_settings: StoreSettings | 
     :raises RuntimeError: when this process has pools elsewhere.
     """
     global _current
+    ending.stay_if_daemon()
     with _current_lock:
         if ending.interpreter_ends():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")

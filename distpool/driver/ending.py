@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -14,11 +15,30 @@ if TYPE_CHECKING:
 
 _installed_in: int | None = None
 _ended = False
+_executors_ended = False
 
 
 def interpreter_ends() -> bool:
     """Whether it is too late to start anything."""
     return _ended
+
+
+def executors_end() -> bool:
+    """Whether it is too late for calls to executors.  Pools of ``multiprocessing`` go on until ``interpreter_ends``."""
+    return _executors_ended or bool(getattr(threading, "_SHUTTING_DOWN", False))
+
+
+def stay_if_daemon() -> None:
+    """In a daemon thread of the program's, when the interpreter ends: nothing more happens, as when it waits for
+    anything else.
+
+    What such a thread waits for is ended below it; to let it go on with an error would print that, or not, depending on
+    which of the two is faster.  To be called without locks.  Threads of ours, which the end waits for, go on.
+    """
+    if _ended:
+        thread = threading.current_thread()
+        if thread.daemon and not thread.name.startswith("distpool-"):
+            threading.Event().wait()
 
 
 @contextlib.contextmanager
@@ -32,22 +52,32 @@ def noticing_interrupt(session: Session) -> Iterator[None]:
 
 
 def install(close: Callable[[], None]) -> None:
-    """Have ``close`` called when the interpreter ends (once per process)."""
+    """Have ``close`` called when the interpreter ends (once per process).
+
+    In two steps, as in the standard library: what executors were given is finished before non-daemon threads are
+    joined, and those may use ``multiprocessing``'s pools until they end.
+    """
     global _installed_in
     if _installed_in == os.getpid():
         return
 
     def at_exit() -> None:
         global _ended
-        finish_or_abort()
-        _ended = True
-        close()
+        if not _ended:
+            _ended = True
+            close()
 
-    try:
-        # Like ``concurrent.futures`` itself: before non-daemon threads are joined, and before ``atexit`` functions.
-        threading._register_atexit(at_exit)  # type: ignore[attr-defined]
-    except RuntimeError:  # the main thread has ended
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown") from None
+    def before_threads_are_joined() -> None:
+        global _executors_ended
+        finish_or_abort()
+        _executors_ended = True
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            at_exit()  # children of ``multiprocessing`` may end without ``atexit`` functions
+
+    with contextlib.suppress(RuntimeError):  # the main thread has ended
+        threading._register_atexit(before_threads_are_joined)  # type: ignore[attr-defined]
+    atexit.register(at_exit)
     _installed_in = os.getpid()
 
     from distpool.driver.current import forget_in_child
@@ -63,10 +93,10 @@ def finish_or_abort() -> None:
     if session is None:
         return
     interrupted = session.interrupted or issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
-    # Shares of pools that belong to others end with the session.
-    pools = [pool for pool in session.pools.values() if pool.owned]
+    # Shares of pools that belong to others end with the session, and so do pools that nobody promised to finish.
+    pools = [pool for pool in session.pools.values() if pool.owned and (interrupted or pool.spec.finish_at_exit)]
     for pool in pools:
-        if interrupted or not pool.spec.finish_at_exit:
+        if interrupted:
             pool.kill()
         else:
             pool.shutdown(wait=False)

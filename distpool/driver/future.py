@@ -26,6 +26,8 @@ from concurrent.futures._base import (
 )
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from distpool.driver.ending import stay_if_daemon
+
 if TYPE_CHECKING:
     from distpool.driver.pool import WorkerPool
     from distpool.driver.task import Task
@@ -104,6 +106,7 @@ class DistFuture(Future[T]):
         if self._packed is not None:
             self._load(timeout)
         if self._exception is not None:
+            stay_if_daemon()
             try:
                 raise self._exception
             finally:

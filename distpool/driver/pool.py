@@ -19,6 +19,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from typing import TYPE_CHECKING, Any
 
 from distpool import errors
+from distpool.driver.ending import stay_if_daemon
 from distpool.driver.functions import in_payload
 from distpool.driver.future import DistFuture
 from distpool.driver.gangs import ranks_of
@@ -86,6 +87,7 @@ class WorkerPool:
         """
         shell = self.shell
         if shell.closing:
+            stay_if_daemon()
             raise RuntimeError(self._closed_because)
         broken = shell.broken
         if broken is not None:

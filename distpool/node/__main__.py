@@ -44,6 +44,8 @@ def _start() -> None:
         words = str(error) if known else _LIMITS.get(getattr(error, "errno", None) or 0) or traceback.format_exc()
         try:
             os.write(2 if sys.argv[1] == "zygote" else 3, words.encode())
+        except BrokenPipeError:  # the program that started it has died, perhaps in the middle of that
+            pass
         except OSError:  # a zygote that was forked has closed it
             os.write(2, words.encode())
         os._exit(1)

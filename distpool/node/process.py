@@ -71,7 +71,11 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
     from distpool.node.loop import Loop
 
     folders = Folders(config.root, config.store, config.spill)
-    folders.hold()
+    try:
+        folders.hold()
+    except FileNotFoundError:  # whoever started this has died, and somebody else has swept what it left
+        folders.remove()
+        raise
     driver_ended: list[bool] = []
     # Should this process be killed while workers run, the kernel closes the sockets and kills the zygotes.
     loop = Loop()

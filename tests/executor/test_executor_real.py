@@ -375,3 +375,17 @@ def test_an_interrupt_brings_the_prompt_back(tmp_path: Path, gate: str, in_block
     _, errors = program.communicate(timeout=30)
     assert program.returncode == -signal.SIGINT
     assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1, errors
+
+
+def test_a_thread_cannot_begin_with_an_executor_when_the_program_has_ended(run_script) -> None:
+    printed = run_script(
+        "import threading, distpool\n"
+        "def use():\n"
+        "    threading.main_thread().join()\n"
+        "    try:\n"
+        "        distpool.DistExecutor(1).submit(int)\n"
+        "    except RuntimeError as error:\n"
+        "        print(error)\n"
+        "threading.Thread(target=use).start()\n"
+    )
+    assert printed == "cannot schedule new futures after interpreter shutdown\n"

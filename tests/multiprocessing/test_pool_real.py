@@ -454,3 +454,35 @@ if __name__ == "__main__":
 
 if sys.platform != "linux":
     pytestmark = pytest.mark.skip(reason="needs named pipes and signals of Linux")
+
+
+def test_threads_may_use_pools_until_they_end(run_script) -> None:
+    printed = run_script(
+        "import threading\n"
+        "import distpool.multiprocessing as mp\n"
+        "def main_has_ended():\n"
+        "    threading.main_thread().join()\n"
+        "def use(pool):\n"
+        "    main_has_ended()\n"
+        "    print(pool.map(abs, range(4)))\n"
+        "    with mp.Pool(1) as another:\n"
+        "        print(another.apply(abs, (-5,)))\n"
+        "threading.Thread(target=use, args=(mp.Pool(2),)).start()\n"
+    )
+    assert printed.splitlines() == ["[0, 1, 2, 3]", "5"]
+
+
+def test_a_daemon_thread_says_nothing_when_its_pool_ends_with_the_program(run_script) -> None:
+    printed = run_script(
+        "import sys, threading\n"
+        "import distpool.multiprocessing as mp\n"
+        "sys.stderr = sys.stdout\n"
+        "pool, begun = mp.Pool(1), threading.Event()\n"
+        "def use():\n"
+        "    while True:\n"
+        "        pool.map(abs, range(9))\n"
+        "        begun.set()\n"
+        "threading.Thread(target=use, daemon=True).start()\n"
+        "begun.wait()\n"
+    )
+    assert printed == ""

@@ -249,6 +249,24 @@ def test_a_zygote_whose_node_has_ended_before_it_was_ready_ends_without_a_word(m
     os.close(life_write)
 
 
+def test_a_program_that_dies_while_its_node_starts_leaves_nothing_and_no_word(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    config = NodeConfig("n", str(root), str(tmp_path / "swept"), str(root / "spill"), os.getpid(), [ROOT])
+    life_read, life_write = os.pipe()
+    status_read, status_write = os.pipe()
+    said_read, said_write = os.pipe()
+    pid = spawn("private", life_read, status_write, said_write)
+    for fd in (life_read, status_write, status_read, said_write):
+        os.close(fd)
+    write_config(life_write, config)
+    os.close(life_write)
+    with open(said_read) as said:
+        assert said.read() == ""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert not root.exists()
+
+
 def test_nothing_is_left_when_the_node_is_killed() -> None:
     node = start_private_node(**STUB, spares=1)
     driver = Driver(node)
