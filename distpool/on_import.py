@@ -6,6 +6,7 @@ Finder and loader are without their abstract base classes, whose import would ta
 from __future__ import annotations
 
 import sys
+from _thread import get_ident
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
@@ -27,6 +28,37 @@ def wait_for(name: str, action: Callable[[ModuleType], None]) -> None:
     goes on.  Waiting twice for the same module with the same action is waiting once."""
     if not any(isinstance(finder, _Waiting) and finder.awaits(name, action) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Waiting(name, action))
+
+
+def import_msgspec() -> None:
+    """Import msgspec without ``typing_extensions``, which takes longer to import than msgspec itself.
+
+    What msgspec uses of it is the same as in ``typing``, where that has it (since Python 3.11).  Other threads, and
+    whoever imports ``typing_extensions`` later, get it as usual.
+    """
+    if "msgspec" in sys.modules:
+        return
+    absent = _Absent("typing_extensions") if sys.version_info >= (3, 11) else None
+    if absent is not None:
+        sys.meta_path.insert(0, absent)
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        if absent is not None:
+            # Another list: a thread that goes through this one just now would leave out the next.
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not absent]
+
+
+class _Absent:
+    """Sees to it that this thread finds no such module, unless it is loaded already."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread = get_ident()
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == self._name and get_ident() == self._thread:
+            raise ModuleNotFoundError(f"{fullname} is left out", name=fullname)
 
 
 class _Waiting:

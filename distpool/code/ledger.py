@@ -12,7 +12,9 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from distpool.code.names import home, is_served_by_name
 from distpool.wire.driver_to_worker import Value
@@ -27,7 +29,7 @@ _STORE_BYTES = 1 << 16
 _MISSING = object()
 
 
-class Definition(NamedTuple):
+class Definition(msgspec.Struct, frozen=True):
     """A name's meaning on its way: a pickle, or the reason why there is none.  ``needed`` are the other globals of the
     module that it uses, ``shadowable`` the builtins that a global could hide; ``keep`` owns the stored buffers."""
 
@@ -37,7 +39,7 @@ class Definition(NamedTuple):
     keep: Any = None
 
 
-class _Snapshot(NamedTuple):
+class _Snapshot(msgspec.Struct, frozen=True):
     """What ``has_news`` compares; replaced as a whole."""
 
     getter: Callable[[Any], tuple[Any, ...]] | None
@@ -129,16 +131,17 @@ class Ledger:
         if module is None:
             return False
         namespace = module.__dict__
-        getter, values, weak, absent = self._snapshot
+        snapshot = self._snapshot
+        getter = snapshot.getter
         try:
-            if getter is not None and not all(map(operator.is_, getter(namespace), values)):
+            if getter is not None and not all(map(operator.is_, getter(namespace), snapshot.values)):
                 return True
         except KeyError:
             return True
-        for name, reference in weak:
+        for name, reference in snapshot.weak:
             if namespace.get(name) is not reference():
                 return True
-        return not namespace.keys().isdisjoint(absent)
+        return not namespace.keys().isdisjoint(snapshot.absent)
 
     def take_changed(self) -> list[str]:
         """The names that have changed; from now on they count as told."""

@@ -11,7 +11,9 @@ import re
 import sys
 import types
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 MAIN = "__main__"
 #: What ``multiprocessing`` calls the main module in a spawned child; the same module object as ``__main__`` there.
@@ -23,7 +25,7 @@ _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _MISSING = object()
 
 
-class GlobalNames(NamedTuple):
+class GlobalNames(msgspec.Struct, frozen=True):
     """``read`` are names that code loads as globals; ``hinted`` are those it may look up by string."""
 
     read: frozenset[str]

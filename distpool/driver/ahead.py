@@ -12,6 +12,7 @@ import sys
 import threading
 
 from distpool.driver.interrupts import shield
+from distpool.on_import import import_msgspec
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def start_ahead(address: str | None = None) -> None:
         try:
             if not (address or os.environ.get("DISTPOOL_ADDRESS") or _in_worker()):
                 _start()
+            import_msgspec()
             importlib.import_module("distpool.driver.current")
             importlib.import_module("distpool.driver.environment")
         finally:
@@ -58,6 +60,7 @@ def _start() -> None:
         if _ahead is None:
             # Before the modules are loaded that say what node it is to be: the process loads its own meanwhile.
             spawned = spawn_private()
+            import_msgspec()
             from distpool.node.launch import start_private_node
 
             _ahead = start_private_node(wait=False, spawned=spawned)

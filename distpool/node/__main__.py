@@ -29,10 +29,10 @@ def _start() -> None:
             del sys.path[0]
         home = os.path.dirname(os.path.dirname(here))
         sys.path.insert(0, home)
-        import distpool  # noqa: F401
+        from distpool.on_import import import_msgspec
 
         sys.path.remove(home)
-        _import_msgspec()
+        import_msgspec()
         from distpool.node import process
 
         process.main(sys.argv[1])
@@ -49,19 +49,6 @@ def _start() -> None:
         except OSError:  # a zygote that was forked has closed it
             os.write(2, words.encode())
         os._exit(1)
-
-
-def _import_msgspec() -> None:
-    """Without ``typing_extensions``, which takes longer to import than msgspec itself.
-
-    What msgspec uses of it is the same as in ``typing``, where that has it (since Python 3.11).  Nobody else imports
-    anything meanwhile: this process has one thread, and no program's code.
-    """
-    absent = sys.version_info >= (3, 11) and sys.modules.setdefault("typing_extensions", None) is None  # type: ignore[arg-type]
-    import msgspec  # noqa: F401
-
-    if absent:
-        del sys.modules["typing_extensions"]
 
 
 if __name__ == "__main__":

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from distpool.node.memory_core import Sample
 from distpool.wire import agent_to_scheduler, scheduler_to_agent, worker_to_agent
 
 
-class NodeStarted(NamedTuple):
+class NodeStarted(msgspec.Struct, frozen=True):
     """The first event of all: the first zygote can fork, the scheduler can be told."""
 
 
-class SchedulerSaid(NamedTuple):
+class SchedulerSaid(msgspec.Struct, frozen=True):
     """A message of the scheduler arrived."""
 
     message: scheduler_to_agent.Message
 
 
-class WorkerSaid(NamedTuple):
+class WorkerSaid(msgspec.Struct, frozen=True):
     """A message of a worker arrived; ``worker`` is its name, taken from its routing id."""
 
     worker: str
     message: worker_to_agent.Message
 
 
-class WorkerForked(NamedTuple):
+class WorkerForked(msgspec.Struct, frozen=True):
     """The process of a worker exists."""
 
     worker: str
     pid: int
 
 
-class ForkFailed(NamedTuple):
+class ForkFailed(msgspec.Struct, frozen=True):
     """There will be no process for this worker."""
 
     worker: str
     reason: str
 
 
-class WorkerProcessExited(NamedTuple):
+class WorkerProcessExited(msgspec.Struct, frozen=True):
     """The kernel's word on a worker."""
 
     pid: int
@@ -49,13 +51,13 @@ class WorkerProcessExited(NamedTuple):
     kernel_short_of_memory: bool = False
 
 
-class MemorySampled(NamedTuple):
+class MemorySampled(msgspec.Struct, frozen=True):
     """The answer to ``SampleMemory``."""
 
     sample: Sample
 
 
-class GenerationReady(NamedTuple):
+class GenerationReady(msgspec.Struct, frozen=True):
     """A generation can fork workers.  ``unloadable``: modules that were asked for and could not be imported."""
 
     generation: int
@@ -63,14 +65,14 @@ class GenerationReady(NamedTuple):
     unloadable: tuple[str, ...] = ()
 
 
-class GenerationEnded(NamedTuple):
+class GenerationEnded(msgspec.Struct, frozen=True):
     """A generation is gone.  ``unloadable``: modules that made it unfit (they start threads)."""
 
     generation: int
     unloadable: tuple[str, ...] = ()
 
 
-class Evacuated(NamedTuple):
+class Evacuated(msgspec.Struct, frozen=True):
     """What the node's store had and is still needed is with another node, or nothing was needed; not ``ok``: it is all
     here still."""
 
@@ -78,30 +80,30 @@ class Evacuated(NamedTuple):
     ok: bool = True
 
 
-class StandsFor(NamedTuple):
+class StandsFor(msgspec.Struct, frozen=True):
     """What these nodes had, which leave, is here."""
 
     nodes: tuple[str, ...]
 
 
-class TimePassed(NamedTuple):
+class TimePassed(msgspec.Struct, frozen=True):
     """The deadline named by ``next_deadline`` has come."""
 
 
-class ToScheduler(NamedTuple):
+class ToScheduler(msgspec.Struct, frozen=True):
     """Send this."""
 
     message: agent_to_scheduler.Message
 
 
-class ForkWorker(NamedTuple):
+class ForkWorker(msgspec.Struct, frozen=True):
     """Fork a worker from a generation."""
 
     worker: str
     generation: int
 
 
-class SignalWorker(NamedTuple):
+class SignalWorker(msgspec.Struct, frozen=True):
     """Send a signal to a worker's process."""
 
     worker: str
@@ -109,7 +111,7 @@ class SignalWorker(NamedTuple):
     signal: int
 
 
-class SampleMemory(NamedTuple):
+class SampleMemory(msgspec.Struct, frozen=True):
     """See how much memory is left, and how much these workers (process ids by name) use; ``consumers``: and who uses
     most of it."""
 
@@ -117,20 +119,20 @@ class SampleMemory(NamedTuple):
     consumers: bool
 
 
-class MakeGeneration(NamedTuple):
+class MakeGeneration(msgspec.Struct, frozen=True):
     """Fork a generation from the first one and load modules in it."""
 
     generation: int
     modules: tuple[str, ...]
 
 
-class EndGeneration(NamedTuple):
+class EndGeneration(msgspec.Struct, frozen=True):
     """End a generation; it has no workers."""
 
     generation: int
 
 
-class Evacuate(NamedTuple):
+class Evacuate(msgspec.Struct, frozen=True):
     """Have another node take over what the store has, then report ``Evacuated``.  May be said again."""
 
     successor: str

@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-# Shared with the zygote: it is forked right after these imports, and forks workers that need them.
+# Shared with the zygote: it is forked right after these imports, and needs them like the rest of this process, or forks
+# workers that do.
 import zmq
 
+import distpool.node.sampler
+import distpool.store.spill
+import distpool.wire.worker_to_agent  # noqa: F401
 from distpool import crashpoints
+from distpool.node import machine, zygote
 from distpool.node.config import READY, NodeConfig, agent_endpoint, scheduler_endpoint, write_config
 from distpool.node.spawn import spawn
 from distpool.wire import channel, codec
@@ -45,14 +50,10 @@ def main(role: str) -> NoReturn:
         if not config.member.foreground:
             _null_input()
     if role == "zygote":
-        from distpool.node import zygote
-
         zygote.run(socket.socket(fileno=_STATUS), config.worker_module, config.import_path)
     control, theirs = socket.socketpair()
     zygote_pid = os.fork()
     if not zygote_pid:
-        from distpool.node import zygote
-
         control.close()
         os.close(_STATUS)
         _null_input()
@@ -124,7 +125,6 @@ def _serve(config: NodeConfig, control: socket.socket) -> None:
 
 
 def _assemble(config: NodeConfig, control: socket.socket, loop: Loop, context: zmq.Context[zmq.Socket[bytes]]) -> Agent:
-    from distpool.node import machine
     from distpool.node.agent import Agent
     from distpool.node.core import AgentCore
     from distpool.node.sampler import Sampler

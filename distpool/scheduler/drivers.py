@@ -33,10 +33,10 @@ class DriverSide:
         }
 
     def on_driver_said(self, event: DriverSaid) -> None:
-        name, message, watched = event
+        name, message = event.driver, event.message
         driver = self._desk.book.drivers.get(name)
         if type(message) is from_driver.DriverHello:
-            self._on_driver_hello(name, message, watched)
+            self._on_driver_hello(name, message, event.watched)
         elif type(message) is from_driver.StatusWanted:
             desk = self._desk
             desk.tell_anyone(name, cluster_status(desk.book, desk.cluster, message.request))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import driver_to_scheduler as from_driver
@@ -12,7 +14,7 @@ from distpool.wire import scheduler_to_driver as to_driver
 from distpool.wire import scheduler_to_operator as to_operator
 
 
-class DriverSaid(NamedTuple):
+class DriverSaid(msgspec.Struct, frozen=True):
     """A driver's message arrived.  ``watched``: the shell will report its death, so no heartbeats are needed."""
 
     driver: str
@@ -20,51 +22,51 @@ class DriverSaid(NamedTuple):
     watched: bool = False
 
 
-class AgentSaid(NamedTuple):
+class AgentSaid(msgspec.Struct, frozen=True):
     """An agent's message arrived."""
 
     node: str
     message: from_agent.Message
 
 
-class OperatorSaid(NamedTuple):
+class OperatorSaid(msgspec.Struct, frozen=True):
     """An operator's message arrived."""
 
     operator: str
     message: from_operator.Message
 
 
-class DriverLost(NamedTuple):
+class DriverLost(msgspec.Struct, frozen=True):
     """The driver's process has ended."""
 
     driver: str
 
 
-class NodeLost(NamedTuple):
+class NodeLost(msgspec.Struct, frozen=True):
     """The agent's process has ended."""
 
     node: str
 
 
-class TimePassed(NamedTuple):
+class TimePassed(msgspec.Struct, frozen=True):
     """The deadline named by ``next_deadline`` has come."""
 
 
-class ToDriver(NamedTuple):
+class ToDriver(msgspec.Struct, frozen=True):
     """Send this."""
 
     driver: str
     message: to_driver.Message
 
 
-class ToAgent(NamedTuple):
+class ToAgent(msgspec.Struct, frozen=True):
     """Send this."""
 
     node: str
     message: to_agent.Message
 
 
-class ToOperator(NamedTuple):
+class ToOperator(msgspec.Struct, frozen=True):
     """Send this."""
 
     operator: str

@@ -33,7 +33,7 @@ class NodeSide:
         }
 
     def on_agent_said(self, event: AgentSaid) -> None:
-        name, message = event
+        name, message = event.node, event.message
         if type(message) is from_agent.AgentHello:
             self._on_agent_hello(name, message)
             return

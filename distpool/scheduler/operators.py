@@ -36,7 +36,7 @@ class OperatorSide:
         self._heard_at: dict[str, float] = {}
 
     def on_operator_said(self, event: OperatorSaid) -> None:
-        name, message = event
+        name, message = event.operator, event.message
         if not isinstance(message, (LoadWanted, DrainNode)):
             self._forget(name)
         elif message.protocol != codec.PROTOCOL:

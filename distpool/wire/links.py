@@ -9,31 +9,31 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
+import msgspec
 import zmq
 
 
-class LinkUp(NamedTuple):
+class LinkUp(msgspec.Struct, frozen=True):
     """The connection to a peer that was dialled is there, both sides authenticated."""
 
     peer: bytes
 
 
-class LinkDown(NamedTuple):
+class LinkDown(msgspec.Struct, frozen=True):
     """It broke after it had been there; ZeroMQ tries to make it again."""
 
     peer: bytes
 
 
-class LinkFailed(NamedTuple):
+class LinkFailed(msgspec.Struct, frozen=True):
     """It could not be made; ZeroMQ tries again.  ``reason`` is for people."""
 
     peer: bytes
     reason: str
 
 
-class CallerRefused(NamedTuple):
+class CallerRefused(msgspec.Struct, frozen=True):
     """Somebody connected to a listener of ours and could not authenticate."""
 
     endpoint: str

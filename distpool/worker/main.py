@@ -11,13 +11,15 @@ import faulthandler
 
 # What every worker's set-up needs is loaded once per node, in the zygote.
 import logging  # noqa: F401
+import multiprocessing  # noqa: F401
 import os
 import random  # noqa: F401
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
 import zmq
 
 import distpool.code.finder
@@ -49,7 +51,7 @@ LOADED_LATER = (
 _LINGER_S = 2.0
 
 
-class WorkerStart(NamedTuple):
+class WorkerStart(msgspec.Struct, frozen=True):
     """What the zygote tells a new worker.
 
     :param lease: its name: that of the lease that it was started for, or one of its own if it was started ahead of any.
