@@ -22,26 +22,43 @@ _lock = threading.Lock()
 _ahead: PrivateNode | None = None
 
 
-def start_ahead(address: str | None = None) -> None:
+#: What every first pool needs, and what it needs for the first worker that asks for a function of ``__main__``.
+_NEEDED = (
+    "distpool.driver.current",
+    "distpool.driver.environment",
+    "distpool.code.definitions",
+    "distpool.code.pickler",
+    "distpool.store.client",
+)
+_NEEDED_SOON = "distpool.code.by_value"
+
+
+def start_ahead(address: str | None = None, *, front: str = "") -> None:
     """Start a private node if the first pool of this process will need one, and load what drives it.  Cheap later.
 
     Ctrl-C waits for that: a module whose import is interrupted halfway may fail in other ways when imported again.
 
     :param address: of the cluster that the pool is for.
+    :param front: the module of the front door, if it is not loaded yet.
     :raises ConnectError: when it cannot be started.
     """
     if "distpool.driver.current" in sys.modules:
         return
-    # What is loaded here stays: looking for garbage in it meanwhile takes a twentieth of the time.
+    # What is loaded here stays: looking for garbage in it meanwhile takes a tenth of the time.
     collects = gc.isenabled()
     with shield:
         gc.disable()
         try:
-            if not (address or os.environ.get("DISTPOOL_ADDRESS") or _in_worker()):
+            private = not (address or os.environ.get("DISTPOOL_ADDRESS") or _in_worker())
+            if private:
                 _start()
             import_msgspec()
-            importlib.import_module("distpool.driver.current")
-            importlib.import_module("distpool.driver.environment")
+            for name in (*_NEEDED, *([front] if front else ()), *([_NEEDED_SOON] if private else ())):
+                importlib.import_module(name)
+            if collects and not gc.get_freeze_count():
+                # Made old without a look at it, which the next new object would be the occasion for.
+                gc.freeze()
+                gc.unfreeze()
         finally:
             if collects:
                 gc.enable()

@@ -74,7 +74,7 @@ class _PoolContext(BaseContext):
     ) -> Pool:
         """A pool of distpool workers (see ``distpool.multiprocessing.pool.Pool``)."""
         if "distpool.multiprocessing.pool" not in sys.modules and _is_count(processes):
-            start_ahead()  # before the module is loaded that would see to it
+            start_ahead(front="distpool.multiprocessing.pool")  # before that is loaded, which would see to it
         from distpool.multiprocessing.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
