@@ -269,6 +269,13 @@ class PoolCore:
             self._losses.on_ended(worker, exit, now, effects)
             self._dismiss_when_done(effects)
 
+    def on_silent(self, lease: str, now: float, effects: Effects) -> None:
+        """All that a worker said has been heard: it is ending, or dead."""
+        worker = self.workers.get(lease)
+        if worker is not None:
+            self._losses.on_silent(worker, now, effects)
+            self._dismiss_when_done(effects)
+
     def on_start_failed(self, shape: Shape, exit: WorkerExit, now: float, effects: Effects) -> None:
         """A worker that was asked for never came up: it failed, or (no reason given) was no longer wanted."""
         if exit.reason and not exit.lost:

@@ -114,6 +114,14 @@ class Links:
         session.lease_ended(lease)
         settled += pool.shell.handle(functools.partial(pool.shell.leases.on_link_lost, lease, reason), _monotonic())
 
+    def on_silent(self, peer: bytes, now: float, settled: Settled) -> None:
+        """A worker of this machine has broken its shortcut, and all that it said has been heard (caller holds the
+        lock)."""
+        known = self._session.leases.of_worker(peer)
+        if known is not None:
+            pool, lease = known
+            settled += pool.shell.handle(functools.partial(pool.shell.core.on_silent, lease), now)
+
     def carry(self, peer: bytes, message: OpenStream | StreamMessage) -> None:
         """A worker asks for a socket of this machine, or speaks to one (caller holds the lock)."""
         if self._streams is None:

@@ -296,7 +296,9 @@ class Loop:
         with session.lock:
             now = _monotonic()
             for peer, frames in arrived:
-                if peer[:1] == b"w":
+                if not frames:
+                    session.links.on_silent(peer, now, settled)
+                elif peer[:1] == b"w":
                     self._from_worker(peer, codec.decode_from_worker_at_driver(frames[0]), now, settled)
                 elif peer[:1] == b"s":
                     self._from_scheduler(codec.decode_from_scheduler_at_driver(frames[0]), now, settled)

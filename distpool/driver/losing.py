@@ -15,7 +15,8 @@ from distpool.driver.dealing import Dealer
 from distpool.driver.state import Effects, Failure, FailureKind, Group, PoolState, Worker, WorkerExit
 from distpool.driver.task import Task
 
-#: Answers of a worker may still be under way when word of its death comes by another route.
+#: Answers of a worker may still be under way when word of its death comes by another route.  (Not of one whose shortcut
+#: says that there are none.)
 LAST_WORDS_S = 0.005
 #: How long the cause of a worker's death may take to come from its node, by way of the scheduler.
 CAUSE_S = 2.0
@@ -50,9 +51,15 @@ class Losses:
         if presumed is None or exit.reason:
             worker.exit = exit
         self._dealer.groups[worker.shape].idle.pop(worker.lease, None)
-        if presumed is None and worker.in_flight and not worker.leaving:
+        if presumed is None and worker.in_flight and not worker.leaving and (exit.presumed or not worker.silent):
             self._state.deadlines["ended", worker.lease] = now + (CAUSE_S if exit.presumed else LAST_WORDS_S)
         else:
+            self.bury(worker, now, effects)
+
+    def on_silent(self, worker: Worker, now: float, effects: Effects) -> None:
+        """All that it said has been heard."""
+        worker.silent = True
+        if worker.exit is not None and not worker.exit.presumed:
             self.bury(worker, now, effects)
 
     def bury(self, worker: Worker, now: float, effects: Effects) -> None:

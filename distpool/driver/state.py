@@ -75,6 +75,8 @@ class Worker(msgspec.Struct, eq=False):
     retracting: bool = False
     last_progress: float = 0.0
     exit: WorkerExit | None = None
+    #: nothing will come from it any more
+    silent: bool = False
     #: what its tasks wrote to ``sys.stderr`` last
     words: str = ""
     #: the name of its machine, for people

@@ -93,6 +93,36 @@ def test_where_memory_ran_short_fewer_workers_go_on() -> None:
     assert core.demanded == 4, "after a while it is tried again"
 
 
+@pytest.mark.parametrize("silent_first", [True, False])
+def test_the_dead_are_not_waited_for_once_all_that_they_said_has_been_heard(silent_first: bool) -> None:
+    core = PoolCore(1)
+    core.on_submitted([make_task("a", retries=3)], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    effects = Effects()
+    if silent_first:
+        core.on_silent("l1", 1.0, effects)
+        assert not effects.requeued
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, effects)
+    if not silent_first:
+        assert not effects.requeued
+        core.on_silent("l1", 1.0, effects)
+    assert [task.future for task in effects.requeued] == ["a"]
+    assert core.next_deadline() is None
+    core.check_invariants()
+
+
+def test_why_a_worker_died_is_waited_for_however_silent_it_is() -> None:
+    core = PoolCore(1)
+    core.on_submitted([make_task("a", retries=3)], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    effects = Effects()
+    core.on_ended("l1", WorkerExit(1, -9, presumed=True), 1.0, effects)
+    core.on_silent("l1", 1.0, effects)
+    assert not effects.requeued
+    core.on_time(1.0 + CAUSE_S, effects)
+    assert [task.future for task in effects.requeued] == ["a"]
+
+
 def test_more_than_its_own_limit_is_final() -> None:
     core = PoolCore(1)
     core.on_submitted([make_task("a", retries=3)], 0.0, Effects())
