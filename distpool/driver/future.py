@@ -6,7 +6,8 @@ happen under the session's lock; waiters are woken through the standard conditio
 
 A condition, a lock and two lists per future would be half the cost of a short task, in time and in memory, so they are
 made when somebody first asks for them.  No wake-up is lost: the resolver sets the state *before* it looks for a
-condition, a waiter makes the condition *before* it looks at the state.
+condition, a waiter makes the condition *before* it looks at the state.  Tasks that depend on a future
+wait in a queue and need no condition: who takes one out of it, the resolver or who put it there, calls it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _LAZY: dict[str, Callable[[], Any]] = {
     "_condition": threading.Condition,
     "_waiters": list,
     "_done_callbacks": list,
-    "_dependents": list,
+    "_dependents": deque,
 }
 
 
@@ -174,11 +175,17 @@ class DistFuture(Future[T]):
         self._exception = exception
         self._task = None
         self._state = state
-        if "_condition" not in self.__dict__:
+        own = self.__dict__
+        dependents = own.pop("_dependents", None)
+        while dependents:
+            try:
+                due.append(dependents.popleft())
+            except IndexError:  # who put it there has seen the state, and was faster
+                break
+        if "_condition" not in own:
             return False
         with self._condition:
             self._condition.notify_all()
-            dependents = self.__dict__.pop("_dependents", ())
             for waiter in self._waiters:
                 if state != FINISHED:
                     waiter.add_cancelled(self)
@@ -186,17 +193,18 @@ class DistFuture(Future[T]):
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
-            callbacks = bool(self._done_callbacks)
-        due.extend(dependents)
-        return callbacks
+            return bool(self._done_callbacks)
 
     def add_dependent(self, dependent: Callable[[], None]) -> None:
         """Like ``add_done_callback``, for our own code: called by whichever thread settles the future, or at once."""
-        with self._condition:
-            if not self.done():
-                self._dependents.append(dependent)
+        dependents = self._dependents
+        dependents.append(dependent)
+        if self.done():
+            try:
+                dependents.remove(dependent)
+            except ValueError:  # whoever settled the future took it
                 return
-        dependent()
+            dependent()
 
     def failure(self) -> BaseException | None:
         """Of a settled future: why it has no value.  The value itself is not opened."""
