@@ -156,11 +156,16 @@ class Book:
     def heirs(self, lease: Lease) -> tuple[str, ...]:
         """Who sees to what the worker of ``lease`` leaves: its driver, the one in whose worker that runs, and so on;
         of a dead driver, those after it."""
-        driver = self.drivers.get(lease.driver)
-        if driver is None:
-            return lease.heirs
-        parent = self.leases.get(driver.parent_lease)
-        return (driver.name, *self.heirs(parent)) if parent is not None else (driver.name,)
+        found: dict[str, None] = {}
+        current: Lease | None = lease
+        # Where a driver runs is its own word: it may be anything, also a circle.
+        while current is not None and current.driver not in found:
+            driver = self.drivers.get(current.driver)
+            if driver is None:
+                return (*found, *current.heirs)
+            found[driver.name] = None
+            current = self.leases.get(driver.parent_lease)
+        return tuple(found)
 
     # -- nodes --------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,10 @@ class Node(msgspec.Struct, eq=False):
     site_endpoint: str = ""
     #: nothing of another shape is granted there for now
     reserved_for: Shape | None = None
+    #: since memory ran short: no more CPUs than these are used, until ``cautious_until``; it had ``busy_cpus`` in use
+    most_cpus: float | None = None
+    busy_cpus: float = 0.0
+    cautious_until: float = 0.0
     used_cpus: float = 0.0
     used_memory_bytes: int = 0
     used_custom: dict[str, float] = msgspec.field(default_factory=dict)
@@ -64,6 +68,9 @@ class Node(msgspec.Struct, eq=False):
         capacity = self.capacity
         if not self.elastic_cpus and self.used_cpus + shape.num_cpus > capacity.num_cpus + EPSILON:
             return False
+        if self.most_cpus is not None and self.used_cpus > EPSILON and not shape.gang:  # one task can always run
+            if self.used_cpus + shape.num_cpus > self.most_cpus + EPSILON:
+                return False
         if shape.memory_bytes and self.used_memory_bytes + shape.memory_bytes > capacity.memory_bytes:
             return False
         if shape.num_gpus and self.choose_gpus(shape.num_gpus) is None:

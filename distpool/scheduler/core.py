@@ -85,6 +85,7 @@ class SchedulerCore:
             "lease": desk.settle_doubt,
             "operator": self._operators.on_time,
             "return": desk.give_up_on,
+            "memory": desk.grow_bolder,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 
 from distpool.scheduler.book import Book
-from distpool.scheduler.capacity import Node
+from distpool.scheduler.capacity import EPSILON, Node
 from distpool.scheduler.events import Effect, ToAgent, ToDriver
 from distpool.scheduler.reclaim import Reclaim
 from distpool.scheduler.state import HELD, Demand, Driver, Gang, Lease, LeaseState, Pool
@@ -27,6 +27,8 @@ _RETURN_S = 60.0
 _ALL_NODES = ""
 #: How long what is left of a gang may take to end.
 _GANG_GRACE_S = 1.0
+#: After memory ran short on a node: seconds until one CPU more is used there.
+_CAUTION_S = 30.0
 _UNHEARD = "it ended while its driver was out of reach"
 
 
@@ -167,6 +169,29 @@ class Desk:
                 node.refused_by.clear()  # who had no room may have some when it asks again
             where = ("", "") if successor is None else (successor.name, successor.site_endpoint)
             self.effects.append(ToAgent(node.name, to_agent.Retire(*where)))
+
+    def grow_careful(self, node: Node) -> None:
+        """Memory ran short on ``node`` and a worker had to go: nobody, of whichever pool, takes its place for now."""
+        if node.most_cpus is None:
+            node.busy_cpus = node.used_cpus + 1
+        node.most_cpus = max(1.0, node.used_cpus)
+        self._arm_caution(node)
+
+    def grow_bolder(self, name: str) -> None:
+        """Memory has not run short there for a while: one CPU more, and in the end as many as there are."""
+        node = self.book.nodes.get(name)
+        if node is None or node.most_cpus is None or node.cautious_until > self.now:
+            return
+        node.most_cpus += 1
+        if node.most_cpus > node.busy_cpus - EPSILON:
+            node.most_cpus = None
+        else:
+            self._arm_caution(node)
+        self.book.has_room(node)
+
+    def _arm_caution(self, node: Node) -> None:
+        node.cautious_until = self.now + _CAUTION_S
+        heapq.heappush(self.timers, (node.cautious_until, "memory", node.name))
 
     def expect_back(self, node: Node) -> None:
         """A node was lost: for a while it counts among those that may come."""

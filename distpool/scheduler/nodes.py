@@ -160,6 +160,8 @@ class NodeSide:
             message.peak_rss_bytes,
             shortage=message.shortage,
         )
+        if message.shortage == "node":
+            self._desk.grow_careful(node)
 
     def _on_lease_blocked(self, node: Node, message: from_agent.LeaseBlocked) -> None:
         lease = self._desk.book.leases.get(message.lease)

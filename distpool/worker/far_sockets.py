@@ -12,6 +12,11 @@ from distpool.wire.streams import OpenStream, StreamOpened
 from distpool.worker.mailbox import Mailbox
 
 _DRIVER = b""
+_FORKED = (
+    "locks, queues and managers of the program are on another machine than this, and a process that a task forked (with "
+    "os.fork or multiprocessing) has no connection with it: use them in the task itself, or submit what the process does "
+    "as a task of its own (pid {pid})"
+)
 
 
 def install(mailbox: Mailbox) -> None:
@@ -20,6 +25,8 @@ def install(mailbox: Mailbox) -> None:
     mailbox.on_stream = lambda message: relay.take(_DRIVER, message)
 
     def ask(address: str) -> socket.socket:
+        if mailbox.foreign:  # no error that says that the socket is gone: it is not
+            raise RuntimeError(_FORKED.format(pid=os.getpid()))
         ours, relayed = socket.socketpair()
 
         def open_stream(number: int) -> Any:

@@ -444,6 +444,52 @@ if __name__ == "__main__":
     assert results(run(laptop, program)) == once * 2
 
 
+def test_a_process_that_a_task_forks_is_told_what_it_cannot_reach(laptop: Host) -> None:
+    program = """
+from distpool import DistExecutor
+import distpool.multiprocessing as multiprocessing, os
+things = None
+
+def keep(*args):
+    global things
+    things = args
+
+def attempt(use):
+    try:
+        return repr(use())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def fork(_):
+    seen, lock, queue = things
+    seen.append("task")
+    with lock:
+        pass  # there is a connection, and a thread behind it, when the process forks
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        found = [attempt(lock.acquire), attempt(lambda: queue.put(1))]
+        os.write(write, repr(found).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as found:
+        text = found.read()
+    os.waitpid(child, 0)
+    with lock:
+        queue.put(2)  # goes on in the task
+    return text
+
+if __name__ == "__main__":
+    with multiprocessing.Manager() as manager:
+        seen, lock, queue = manager.list(), multiprocessing.Lock(), multiprocessing.Queue()
+        with multiprocessing.Pool(1, keep, (seen, lock, queue)) as pool:
+            found = eval(pool.apply(fork, (0,)))
+            print([error.startswith("RuntimeError: locks, queues and managers of the program are") for error in found])
+            print([list(seen), queue.get(timeout=30)])
+"""
+    assert results(run(laptop, program)) == [[True, True], [["task"], 2]]
+
+
 def test_a_manager_that_has_ended_is_named(laptop: Host) -> None:
     program = """
 from distpool import DistExecutor

@@ -451,3 +451,51 @@ def test_what_the_workers_of_a_nested_driver_leave_is_left_to_the_nearest_that_l
     assert {message.worker for message in left} == {f"w-{early}", f"w-{between}"}
     [last] = told(scheduler.exited(late, code=-9), to_driver.WorkerLeft)
     assert last == to_driver.WorkerLeft(f"w-{late}", "n")
+
+
+def _short_of_memory(scheduler: Scheduler, lease: str, node: str) -> list[str]:
+    """The worker of a lease is stopped because memory ran short; returns the leases that are started then."""
+    exited = from_agent.WorkerExited(lease, 7, -9, "it was stopped", shortage="node")
+    return started(scheduler.agent_says(exited, node))
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_where_memory_ran_short_nobody_takes_the_place_until_later(elastic: bool) -> None:
+    scheduler = Scheduler()
+    scheduler.node("n", 4, elastic=elastic)
+    for driver, pool, workers in (("d", "p", 2), ("e", "q", 4)):
+        scheduler.driver(driver)
+        scheduler.open(pool, 4, driver)
+        scheduler.want(workers if not elastic else 2, pool=pool, driver=driver)
+        scheduler.ready_all()
+    assert len(scheduler.core.book.leases) == 4
+    assert _short_of_memory(scheduler, "k-1", "n") == []
+    assert _short_of_memory(scheduler, "k-2", "n") == [], "nor does another driver"
+    assert _short_of_memory(scheduler, "k-3", "n") == []
+    assert len(_short_of_memory(scheduler, "k-4", "n")) == 1, "one task at a time always runs"
+    assert [len(started(scheduler.time(now))) for now in (29.0, 30.0, 60.0, 90.0)] == [0, 1, 1, 1]
+    assert scheduler.core.book.nodes["n"].most_cpus is None
+
+
+def test_the_death_of_a_worker_for_another_reason_limits_nothing() -> None:
+    scheduler = Scheduler()
+    scheduler.node("n", 2)
+    scheduler.driver()
+    scheduler.open()
+    scheduler.want(2)
+    scheduler.ready_all()
+    assert len(started(scheduler.exited("k-1", code=-9, reason="killed"))) == 1
+
+
+def test_drivers_that_say_that_each_runs_in_a_worker_of_the_other_are_none_the_worse() -> None:
+    scheduler = Scheduler()
+    scheduler.node("n", 2)
+    for driver, pool in (("d", "p"), ("e", "q")):
+        scheduler.driver(driver)
+        scheduler.open(pool, 4, driver)
+        scheduler.want(1, pool=pool, driver=driver)
+        scheduler.ready_all()
+    scheduler.driver("d", parent="k-2")
+    scheduler.driver("e", parent="k-1")
+    scheduler.exited("k-1")
+    assert "k-1" not in scheduler.core.book.leases
