@@ -68,9 +68,10 @@ class Node(msgspec.Struct, eq=False):
         capacity = self.capacity
         if not self.elastic_cpus and self.used_cpus + shape.num_cpus > capacity.num_cpus + EPSILON:
             return False
-        if self.most_cpus is not None and self.used_cpus > EPSILON and not shape.gang:  # one task can always run
-            if self.used_cpus + shape.num_cpus > self.most_cpus + EPSILON:
-                return False
+        # One task can always run.
+        careful = self.most_cpus is not None and self.used_cpus > EPSILON and not shape.gang
+        if careful and self.used_cpus + shape.num_cpus > (self.most_cpus or 0.0) + EPSILON:
+            return False
         if shape.memory_bytes and self.used_memory_bytes + shape.memory_bytes > capacity.memory_bytes:
             return False
         if shape.num_gpus and self.choose_gpus(shape.num_gpus) is None:

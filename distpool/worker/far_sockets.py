@@ -13,9 +13,9 @@ from distpool.worker.mailbox import Mailbox
 
 _DRIVER = b""
 _FORKED = (
-    "locks, queues and managers of the program are on another machine than this, and a process that a task forked (with "
-    "os.fork or multiprocessing) has no connection with it: use them in the task itself, or submit what the process does "
-    "as a task of its own (pid {pid})"
+    "locks, queues and managers of the program are on another machine than this, and a process that a task forked "
+    "(pid {pid}) has no connection with it: use them in the task itself, or submit what the process does as a task of "
+    "its own"
 )
 
 
