@@ -232,8 +232,8 @@ class AgentCore:
         worker = self._workers.get(event.worker)
         if worker is None:
             return
-        if worker.pid:
-            return  # known from the worker itself
+        if worker.pid or event.pid in self._by_pid:
+            return  # known from the worker itself; or the worker has named another's
         worker.pid = event.pid
         self._by_pid[event.pid] = worker
         if worker.state is WorkerState.FORKING:

@@ -69,7 +69,8 @@ class Function(msgspec.Struct, frozen=True, array_like=True):
 class Task(msgspec.Struct, array_like=True):
     """One attempt at a task.
 
-    ``attempt`` is unique within the driver's life and fences late answers.  ``function`` names a ``Function``, or is 0
+    ``attempt`` is unique within the driver's life and fences late answers; a worker runs only what has a higher number
+    than all that it was sent before.  ``function`` names a ``Function``, or is 0
     when the payload holds ``(function, args, kwargs)`` instead of ``(args, kwargs)``.  ``objects`` are the buffers of
     the payload, in the order of its out-of-band buffers; ``dependencies`` the results of other tasks that the payload
     refers to by position: inline pickles or locations.

@@ -70,6 +70,8 @@ class Mailbox:
         self.on_stream: Callable[[StreamMessage], None] = lambda message: None
         self._agent = agent
         self._driver: bytes | None = None
+        #: The last attempt that came: their numbers only grow.
+        self._newest = 0
         self._intake = threading.Lock()
         self._replies: dict[int, _Reply] = {}
         self._requests = itertools.count(1)
@@ -97,11 +99,11 @@ class Mailbox:
             message = _decode(frame)
         except msgspec.DecodeError:
             return  # no driver of ours sends such
-        if peer != self._driver:
-            if self._driver is not None or type(message) is not Setup:
-                return
-            self._driver = peer
         kind = type(message)
+        if self._driver is None and kind is Setup:
+            self._driver = peer
+        elif peer != self._driver or kind is Setup:
+            return  # not its driver, or what has been said
         crashpoints.reach_event("worker.heard", message)
         if kind is RunTasks:
             if self.refusing:
@@ -109,8 +111,12 @@ class Mailbox:
             for function in message.functions:
                 self.functions[function.number] = function
             pending = self.pending
+            newest = self._newest
             for task in message.tasks:
-                pending[task.attempt] = task
+                if task.attempt > newest:  # otherwise it has been here, and may have run
+                    newest = task.attempt
+                    pending[newest] = task
+            self._newest = newest
         elif kind is ModuleSource or kind is StreamOpened or (kind is Definitions and message.request):
             reply = self._replies.pop(message.request, None)
             if reply is not None:

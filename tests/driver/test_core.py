@@ -712,6 +712,8 @@ class PoolModel(RuleBasedStateMachine):
         self.settled: dict[str, str] = {}
         self.leases = 0
         self.closed = False
+        #: What was said of workers and by them, to be said again.
+        self.heard: list[tuple[Any, ...]] = []
 
     def perform(self, effects: Effects) -> None:
         for shape, workers in effects.demand:
@@ -819,8 +821,21 @@ class PoolModel(RuleBasedStateMachine):
         if not results:
             return
         effects = Effects()
+        self.heard.append((PoolCore.on_results, worker.lease, list(results), each * len(results)))
         self.core.on_results(worker.lease, results, each * len(results), self.now, effects)
         self.perform(effects)
+
+    @precondition(lambda self: self.heard)
+    @rule(pick=st.randoms(use_true_random=False))
+    def say_again(self, pick: Any) -> None:
+        """A message comes twice, or after others that were said later: nothing is settled by it, or sent twice."""
+        handle, *arguments = pick.choice(self.heard)
+        before, outstanding = dict(self.settled), self.core.outstanding
+        effects = Effects()
+        handle(self.core, *arguments, self.now, effects)
+        self.perform(effects)
+        if handle is not PoolCore.on_ended:  # of which a second word counts: it may know the cause
+            assert (self.settled, self.core.outstanding) == (before, outstanding)
 
     @precondition(lambda self: self.alive)
     @rule(pick=st.randoms(use_true_random=False))
@@ -829,6 +844,7 @@ class PoolModel(RuleBasedStateMachine):
         if not worker.retracting:
             return
         effects = Effects()
+        self.heard.append((PoolCore.on_retracted, worker.lease, list(worker.in_flight)[1:]))
         self.core.on_retracted(worker.lease, list(worker.in_flight)[1:], self.now, effects)
         self.perform(effects)
 
@@ -837,8 +853,9 @@ class PoolModel(RuleBasedStateMachine):
     def die(self, pick: Any) -> None:
         worker = self.alive.pop(pick.choice(sorted(self.alive)))
         effects = Effects()
-        shortage = pick.choice(["", "", "node"])
-        self.core.on_ended(worker.lease, WorkerExit(1, -9, shortage=shortage), self.now, effects)
+        exit = WorkerExit(1, -9, shortage=pick.choice(["", "", "node"]))
+        self.core.on_ended(worker.lease, exit, self.now, effects)
+        self.heard += [(PoolCore.on_ended, worker.lease, exit), (PoolCore.on_set_up, worker.lease)]
         self.perform(effects)
 
     @precondition(lambda self: self.tasks)

@@ -337,3 +337,13 @@ def test_workers_die_with_their_generation() -> None:
 )
 def test_ends_in_words(code: int, started: bool, text: str) -> None:
     assert describe_exit(code, started=started) == text
+
+
+def test_a_worker_that_calls_anothers_process_its_own_is_not_believed() -> None:
+    agent = Agent()
+    agent.running("l", 7)
+    agent.start("m")
+    agent.started("m", 7)
+    agent.forked("m", 8)
+    assert agent.stop("l") == [SignalWorker("l", 7, 9)]
+    assert agent.stop("m") == [SignalWorker("m", 8, 9)]

@@ -81,12 +81,16 @@ class Driver:
         self.send_setup(self.capture(initializer, initargs, **spec))
         self.until(SetupDone)
 
+    def next_attempt(self) -> int:
+        """Its number, which is larger than all before."""
+        self._attempts += 1
+        return self._attempts
+
     def task(self, function: Callable[..., Any], *args: Any, flags: int = 0, **kwargs: Any) -> Task:
         """A task whose function travels in its payload."""
-        self._attempts += 1
         value = self.store.pack((function, args, kwargs)).value
         assert not value.objects
-        return Task(self._attempts, 0, value.payload, flags=flags)
+        return Task(self.next_attempt(), 0, value.payload, flags=flags)
 
     def numbered(self, function: Callable[..., Any], *args: Any, flags: int = 0) -> tuple[Task, list[Function]]:
         """A task that names its function by number, and the function if it is new to the worker."""
@@ -94,8 +98,7 @@ class Driver:
         if function not in self._numbers:
             self._numbers[function] = len(self._numbers) + 1
             new.append(Function(self._numbers[function], pickle.dumps(function, 5)))
-        self._attempts += 1
-        return Task(self._attempts, self._numbers[function], pickle.dumps((args, {}), 5), flags=flags), new
+        return Task(self.next_attempt(), self._numbers[function], pickle.dumps((args, {}), 5), flags=flags), new
 
     def start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
         task = self.task(function, *args, **kwargs)

@@ -173,13 +173,14 @@ def test_arguments_in_the_store_are_pinned_while_the_task_keeps_them(ready: Driv
     array = numpy.ones(100_000)
     packed = ready.store.pack((program_tasks.keep, (array,), {}))
     fleeting = ready.store.pack((len, (array * 2,), {}))
-    for attempt, value in ((1000, packed.value), (1001, fleeting.value)):
+    first, second = ready.next_attempt(), ready.next_attempt()
+    for attempt, value in ((first, packed.value), (second, fleeting.value)):
         ready.send(RunTasks([Task(attempt, 0, value.payload, value.objects)]))
         assert ready.outcome(attempt) == 100_000
-    assert ready.result(1000).pinned == (packed.value.objects[0].object_id,)
-    assert ready.result(1001).pinned == ()
+    assert ready.result(first).pinned == (packed.value.objects[0].object_id,)
+    assert ready.result(second).pinned == ()
     ready.call(program_tasks.let_go)
-    assert tuple(ready.until(Unpinned).objects) == ready.result(1000).pinned
+    assert tuple(ready.until(Unpinned).objects) == ready.result(first).pinned
 
 
 def test_objects_of_results_are_released(ready: Driver) -> None:

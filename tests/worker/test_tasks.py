@@ -25,6 +25,31 @@ def test_a_task_returns_its_value(ready: Driver) -> None:
     assert ready.call(tasks.add, 2, b=3) == 5
 
 
+def test_what_the_driver_said_before_is_not_done_again(driver: Driver, tmp_path: Path) -> None:
+    """Through real sockets: its set-up, a task that has run, and one that was taken back."""
+    captured = driver.capture(tasks.note, (str(tmp_path / "set up"),))
+    driver.send_setup(captured)
+    driver.until(SetupDone)
+    ran = driver.task(tasks.note, str(tmp_path / "ran"))
+    busy, back = driver.task(tasks.wait_for, str(tmp_path / "go")), driver.task(tasks.note, str(tmp_path / "back"))
+    driver.send(RunTasks([ran, busy, back]))
+    driver.send(Retract([back.attempt]))
+    assert driver.until(Retracted).attempts == [back.attempt]
+    for _ in range(3):
+        driver.send_setup(captured)
+        driver.send(RunTasks([back, ran, busy]))
+    (tmp_path / "go").touch()
+    assert driver.outcome(busy.attempt) == "seen"
+    assert driver.call(tasks.add, 1) == 2
+    answers = [
+        result.attempt for message in driver.seen if isinstance(message, TasksDone) for result in message.results
+    ]
+    assert answers == [ran.attempt, busy.attempt, busy.attempt + 2]
+    assert (tmp_path / "ran").read_text() == (tmp_path / "set up").read_text() == "x"
+    assert not (tmp_path / "back").exists()
+    assert not any(isinstance(message, SetupDone) for message in driver.seen), "once is enough"
+
+
 def test_a_batch_is_answered_in_order(ready: Driver) -> None:
     batch, functions = [], []
     for i in range(200):
