@@ -195,8 +195,8 @@ class Engine:
             try:
                 values[name] = fields[name].metadata["kind"](text)
             except ValueError as error:
-                raise ConnectError(f"{address}: {name}={text}: {error}") from error
+                raise ConnectError(f"{address}: {name}={text}: {error}") from None
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
-            raise ConnectError(f"{address}: {error}") from error
+            raise ConnectError(f"{address}: {error}") from None

@@ -4,15 +4,40 @@ of their answers.
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from distpool.provision.interface import Machine, NodeType, Phase, ProvisionError
+from distpool.version import __version__
+from distpool.wire.codec import PYTHON
 from distpool.wire.resources import Shape
 
 H = TypeVar("H")
+
+
+class Cure(NamedTuple):
+    """What to do about a failure; whether the next attempt fails in the same way if nobody does."""
+
+    advice: str
+    lasting: bool
+
+
+#: What agents say that cannot start, as patterns.
+CURES = {
+    "No module named": Cure(
+        f"install distpool there, the same version: python -m pip install distpool=={__version__}", True
+    ),
+    r"(?i)python[\w.]*: ((command )?not found|no such file)|no such file or directory: \S*python": Cure(
+        "name the Python of that machine with the option python", True
+    ),
+    "refused this node": Cure(
+        f"it needs Python {PYTHON}, which the option python may name, and distpool=={__version__}", True
+    ),
+    "no answer from the cluster": Cure("it must reach the program's machine: head_host says where", False),
+}
 #: Nodes that are killed are gone after so long, or are not waited for.
 _KILL_S = 5.0
 _LOOK_S = 0.02
@@ -25,6 +50,8 @@ class BaseProvisioner(ABC, Generic[H]):
     :ivar handles: of the nodes that were asked for and have not been released.
     """
 
+    #: By patterns of what is said of a node that failed; the first that is found counts.
+    cures: ClassVar[Mapping[str, Cure]] = CURES
     #: Seconds that a released node may take to end before it is killed.
     END_S: ClassVar[float] = 20.0
 
@@ -69,6 +96,11 @@ class BaseProvisioner(ABC, Generic[H]):
     def seen(self, phase: Phase, reason: str = "", hopeless: bool = False) -> Machine:
         """The answer of ``look``; see ``Machine``."""
         return Machine(self.kind.name, phase, reason, hopeless)
+
+    def failed(self, reason: str, hopeless: bool = False) -> Machine:
+        """The answer of ``look`` for a node that will not come or has ended; what to do is added if it is known."""
+        cure = next((cure for pattern, cure in self.cures.items() if re.search(pattern, reason)), Cure("", False))
+        return self.seen(Phase.FAILED, f"{reason} ({cure.advice})" if cure.advice else reason, hopeless or cure.lasting)
 
     def held(self) -> Sequence[H]:
         """All that have not ended, also those that were released."""

@@ -154,7 +154,9 @@ class ProvisionedCluster:
         return self._head is not None and news is not None and (news.up >= 1 or news.least == 0)
 
     def _reasons(self, last: str) -> str:
-        return "\n  ".join(dict.fromkeys([*self._failures[-5:], last]))
+        # Of nodes that failed for the same reason one is enough.
+        failed = {line.partition(": ")[2]: line for line in self._failures}
+        return "\n  ".join(dict.fromkeys([*list(failed.values())[-5:], last]))
 
     def _listen(self) -> None:
         buffer = b""

@@ -99,14 +99,15 @@ class DaskProvisioner(BaseProvisioner[_Task]):
         """See ``BaseProvisioner``."""
         workers = self._workers()
         if task.future is None:
-            return self.seen(Phase.QUEUED, f"in Dask (each of {len(workers)} workers has a node already)")
+            why = f"each of {len(workers)} workers has a node already" if workers else "it has no worker"
+            return self.seen(Phase.QUEUED, f"in Dask ({why})")
         status = task.future.status
         if status == "finished":
             return None
         if status == "error":
-            return self.seen(Phase.FAILED, str(task.future.exception()))
+            return self.failed(str(task.future.exception()))
         if task.worker not in workers or status in ("lost", "cancelled"):
-            return self.seen(Phase.FAILED, f"Dask's worker {task.worker} is lost")
+            return self.failed(f"Dask's worker {task.worker} is lost")
         if not task.said:
             return self.seen(Phase.QUEUED, "in Dask (its workers are busy)")
         return self.seen(Phase.RUNNING if task.said == "joined" else Phase.STARTING)

@@ -143,7 +143,7 @@ class KubernetesProvisioner(BaseProvisioner[_Pod]):
         if known is None and pod.since >= self._asked_at:
             return self.seen(Phase.QUEUED, "in Kubernetes")
         if known is None:
-            return self.seen(Phase.FAILED, f"pod {pod.name} was deleted")
+            return self.failed(f"pod {pod.name} was deleted")
         return None if known.status.phase == "Succeeded" else self._read(known)
 
     def end(self, node: str, pod: _Pod) -> None:
@@ -170,9 +170,10 @@ class KubernetesProvisioner(BaseProvisioner[_Pod]):
             said = (ended.message or "").strip().splitlines()[-1:] if ended is not None else []
             code = f"exit status {ended.exit_code}" if ended is not None else ""
             words = ", ".join(filter(None, [status.reason, status.message, code, *said]))
-            return self._failed(pod, words, hopeless="refused this node" in words or "No module named" in words)
+            return self.failed(f"pod {pod.metadata.name}: {words}")
         if waiting is not None and waiting.reason in _FAILING:
-            return self._failed(pod, f"{waiting.reason}: {waiting.message or ''}", waiting.reason in _NEVER)
+            why = f"{waiting.reason}: {waiting.message or ''}"
+            return self.failed(f"pod {pod.metadata.name}: {why}", waiting.reason in _NEVER)
         if status.phase == "Running":
             return self.seen(Phase.RUNNING)
         unscheduled = [
@@ -183,9 +184,6 @@ class KubernetesProvisioner(BaseProvisioner[_Pod]):
         if unscheduled:
             return self.seen(Phase.QUEUED, f"in Kubernetes ({unscheduled[0]})")
         return self.seen(Phase.STARTING if states else Phase.QUEUED, "in Kubernetes")
-
-    def _failed(self, pod: Any, words: str, hopeless: bool) -> Machine:
-        return self.seen(Phase.FAILED, f"pod {pod.metadata.name}: {words}", hopeless)
 
     def _secret(self, token: Token) -> dict[str, Any]:
         metadata: dict[str, Any] = {"name": self._cluster, "labels": self._labels}

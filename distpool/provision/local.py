@@ -95,13 +95,13 @@ class LocalProvisioner(BaseProvisioner[_Process]):
         """See ``BaseProvisioner``."""
         code = process.poll()
         if process.failed:
-            return self.seen(Phase.FAILED, process.failed)
+            return self.failed(process.failed)
         if code is None:
             return self.seen(Phase.STARTING if process.life < 0 else Phase.RUNNING)
         if code == 0:
             return None
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        return self.seen(Phase.FAILED, f"its process ended {how}; its log: {process.log}")
+        return self.failed(f"its process ended {how}; its log: {process.log}")
 
     def end(self, node: str, process: _Process) -> None:
         """See ``BaseProvisioner``."""

@@ -128,7 +128,7 @@ class MPIProvisioner(BaseProvisioner[_Rank]):
             return None
         if code:
             why = last_line(str(self._path(node, "log"))) or f"it ended with exit status {code}"
-            return self.seen(Phase.FAILED, f"rank {rank.number}: {why}")
+            return self.failed(f"rank {rank.number}: {why}")
         if f"Node {node} joined" in self._read(node, "log"):
             return self.seen(Phase.RUNNING)
         if self._path(node, "log").exists():

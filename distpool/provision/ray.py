@@ -7,6 +7,7 @@ pass through Ray.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -70,6 +71,7 @@ class RayProvisioner(BaseProvisioner[_Actor]):
         self._ray: Any = ray
         self._engine = engine
         self._token = holder.Secret(token.line())
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # it would print those of calls that were given up
         self._connect()
         ray.cloudpickle.register_pickle_by_value(holder)
         # A node is as large as the smallest machine of the cluster unless the address says otherwise.
@@ -122,9 +124,9 @@ class RayProvisioner(BaseProvisioner[_Actor]):
             self._ray.get(actor.ended)
             return None
         except self._ray.exceptions.RayTaskError as error:
-            return self.seen(Phase.FAILED, str(error.cause))
+            return self.failed(str(error.cause))
         except self._ray.exceptions.RayError as error:
-            return self.seen(Phase.FAILED, f"its actor is lost: {_first_line(error)}")
+            return self.failed(f"its actor is lost: {_first_line(error)}")
 
     def close(self) -> None:
         """See ``Provisioner``; leaves the Ray cluster."""
@@ -147,7 +149,10 @@ class RayProvisioner(BaseProvisioner[_Actor]):
                 warnings.simplefilter("ignore")  # what it warns of comes as an error, too
                 self._ray.init(address=address, namespace="distpool", log_to_driver=False, logging_level="error")
         except Exception as error:
-            words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+            text = str(error).strip()
+            if "Traceback (most recent call last)" in text:
+                text = text.splitlines()[-1]  # of the server's, only the end says what happened
+            words = " ".join(text.split())[:_LONGEST] or type(error).__name__
             raise ProvisionError(f"{whom} does not answer: {words}; {cure}", hopeless=True) from error
 
     def _why_queued(self) -> str:

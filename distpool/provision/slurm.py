@@ -153,7 +153,7 @@ class SlurmProvisioner(BaseProvisioner[_Job]):
             self._queue = {}
             for line in text.splitlines():
                 job, state, reason, machine = line.split("|")
-                self._queue[job] = state, reason, machine
+                self._queue[job] = state, "" if reason == "None" else reason, machine
             self._asked_at = now
 
     def look(self, node: str, job: _Job) -> Machine | None:
@@ -162,20 +162,21 @@ class SlurmProvisioner(BaseProvisioner[_Job]):
             if job.since >= self._asked_at:
                 return self.seen(Phase.QUEUED, "in Slurm")
             gone = f"job {job.number} has ended: Slurm does not know it any more{self._keys.last_words(node)}"
-            return self.seen(Phase.FAILED, gone)
+            return self.failed(gone)
         state, reason, machine = self._queue[job.number]
         if state == "COMPLETED":
             return None
         if state in _WAITING:
             if reason in _NEVER:
-                return self.seen(Phase.FAILED, f"job {job.number} cannot start: {reason}", hopeless=True)
-            return self.seen(Phase.QUEUED, f"in Slurm ({reason if state == 'PENDING' else state})")
+                return self.failed(f"job {job.number} cannot start: {reason}", hopeless=True)
+            why = reason if state == "PENDING" else state
+            return self.seen(Phase.QUEUED, f"in Slurm ({why})" if why else "in Slurm")
         if state in _STARTING:
             return self.seen(Phase.STARTING)
         if state == "RUNNING" or state in _ENDING:
             return self.seen(Phase.RUNNING if self._keys.has_joined(node) else Phase.STARTING)
-        why = f"{state}{'' if reason in ('', 'None') else f', {reason}'}{self._keys.last_words(node)}"
-        return self.seen(Phase.FAILED, f"job {job.number} ended{f' on {machine}' if machine else ''}: {why}")
+        why = f"{state}{f', {reason}' if reason else ''}{self._keys.last_words(node)}"
+        return self.failed(f"job {job.number} ended{f' on {machine}' if machine else ''}: {why}")
 
     # -- within -------------------------------------------------------------------------------------------------
 

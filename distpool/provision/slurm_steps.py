@@ -65,7 +65,7 @@ class StepProvisioner(BaseProvisioner[_Step]):
         if code == 0:
             return None
         how = f"with status {code}" if code > 0 else f"by signal {-code}"
-        return self.seen(Phase.FAILED, f"the step on {step.host} ended {how}{self._keys.last_words(node)}")
+        return self.failed(f"the step on {step.host} ended {how}{self._keys.last_words(node)}")
 
     def end(self, node: str, step: _Step) -> None:
         """Have the agent end in order: ``srun`` would answer a signal of ours by killing it."""

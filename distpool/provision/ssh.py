@@ -16,15 +16,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from distpool.provision.address import Engine, option, switch, words
-from distpool.provision.base import BaseProvisioner, agent_words
+from distpool.provision.base import CURES, BaseProvisioner, Cure, agent_words
 from distpool.provision.interface import Machine, Phase, ProvisionError
-from distpool.version import __version__
-from distpool.wire.codec import PYTHON
 from distpool.wire.security import Token
 
 _ALWAYS = (
@@ -36,28 +34,18 @@ _ALWAYS = (
 )
 #: What ``ssh`` or the other side says → what to do about it.
 _CURES = {
-    "Permission denied": "log in with a key (ssh-copy-id), and load it into your agent; passwords are not asked for",
-    "Host key verification failed": "log in once by hand, and confirm that it is the right machine",
-    "Could not resolve hostname": "is that its name, or has your ~/.ssh/config another one for it?",
-    "Connection refused": "no sshd listens there; is the port right?",
-    "timed out": "no answer from there: is it up, and is the way there open?",
-    "No module named": f"install distpool there, the same version: python -m pip install distpool=={__version__}",
-    "No such file": "name the Python of that machine with the option python",
-    "not found": "name the Python of that machine with the option python",
-    "refused this node": f"it needs Python {PYTHON}, which the option python may name, and distpool=={__version__}",
-    "forwarding failed": "its sshd forwards no ports (AllowTcpForwarding), so there can be no tunnel",
-    "no answer from the cluster": "it must reach the program's machine: head_host says where; or tunnel=yes",
+    "Permission denied": Cure(
+        "log in with a key (ssh-copy-id), and load it into your agent; passwords are not asked for", True
+    ),
+    "Host key verification failed": Cure("log in once by hand, and confirm that it is the right machine", True),
+    "Could not resolve hostname": Cure("is that its name, or has your ~/.ssh/config another one for it?", False),
+    "Connection refused": Cure("no sshd listens there; is the port right?", False),
+    "timed out": Cure("no answer from there: is it up, and is the way there open?", False),
+    "forwarding failed": Cure("its sshd forwards no ports (AllowTcpForwarding), so there can be no tunnel", True),
+    "no answer from the cluster": Cure(
+        "it must reach the program's machine: head_host says where; or tunnel=yes", False
+    ),
 }
-#: With these the next attempt fails in the same way.
-_LASTING = (
-    "Permission denied",
-    "Host key verif",
-    "No module named",
-    "No such file",
-    "not found",
-    "refused this",
-    "forwarding failed",
-)
 #: ``ssh`` says which port it got.
 _FORWARDED = re.compile(r"Allocated port (\d+) for remote forward")
 
@@ -155,6 +143,7 @@ class SSHProvisioner(BaseProvisioner[_Login]):
     """
 
     END_S = 15.0
+    cures: ClassVar[Mapping[str, Cure]] = {**CURES, **_CURES}
 
     def __init__(self, engine: SSH, token: Token) -> None:
         if shutil.which("ssh") is None:
@@ -196,9 +185,7 @@ class SSHProvisioner(BaseProvisioner[_Login]):
         if code == 0 and login.joined:
             return None
         said = "; ".join(_telling(login.lines)) or f"ssh ended with exit status {code} and said nothing"
-        cure = next((cure for words, cure in _CURES.items() if words in said), "")
-        lasting = any(words in said for words in _LASTING)
-        return self.seen(Phase.FAILED, f"{login.host}: {said}{f' ({cure})' if cure else ''}", lasting)
+        return self.failed(f"{login.host}: {said}")
 
     def end(self, node: str, login: _Login) -> None:
         """See ``BaseProvisioner``."""
@@ -279,4 +266,4 @@ def _from_file(text: str) -> list[str]:
         with open(text, encoding="utf-8") as file:
             return [line for raw in file if (line := raw.partition("#")[0].strip())]
     except OSError as error:
-        raise ValueError(f"the file of machines {text} cannot be read: {error.strerror}") from error
+        raise ValueError(f"the file of machines {text} cannot be read: {error.strerror}") from None

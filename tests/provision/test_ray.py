@@ -56,7 +56,7 @@ def cluster() -> Iterator[str]:
         with open(Path(folder) / "log", "wb") as log:
             process = subprocess.Popen([*start, "--block"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             try:
-                eventually(lambda: b"--block" in (Path(folder) / "log").read_bytes(), 120)
+                eventually(lambda: b"--block" in (Path(folder) / "log").read_bytes(), 200)
                 yield client
             finally:
                 process.terminate()

@@ -198,6 +198,17 @@ def test_what_can_never_start_has_failed_for_good(address: str) -> None:
         provisioner.close()
 
 
+def test_a_python_that_is_not_there_is_said_to_be_named_wrongly(address: str) -> None:
+    provisioner = SlurmProvisioner(Slurm(cpus=1, python="/no/python", ask=0.2), find_token(address))
+    try:
+        provisioner.start("one", "slurm")
+        eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
+        assert provisioner.list()["one"].hopeless
+        assert "with the option python" in provisioner.list()["one"].reason
+    finally:
+        provisioner.close()
+
+
 def job_of(cluster: SlurmCluster, node: str) -> str:
     lines = cluster("squeue", "-h", "-o", "%i|%k").splitlines()
     [job] = [line.partition("|")[0] for line in lines if line.endswith(f"node {node}")]

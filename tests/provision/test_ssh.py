@@ -127,12 +127,21 @@ class TestSSHProvisioner(ProvisionerContract):
             provisioner.close()
 
 
-def test_a_setup_command_comes_first(address: str, server: sshd.Sshd, link: OperatorLink) -> None:
-    engine = SSH(hosts=(f"127.0.0.1:{server.port}",), config=str(server.config), setup="export DISTPOOL_NUM_CPUS=3")
+def test_an_environment_that_is_activated_first(
+    address: str, server: sshd.Sshd, link: OperatorLink, tmp_path: Path
+) -> None:
+    there = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(there)], check=True, timeout=60)
+    with (there / "bin" / "activate").open("a") as script:
+        script.write(
+            "export DISTPOOL_NUM_CPUS=$(python -c 'import sys; print(7 if sys.prefix != sys.base_prefix else 1)')"
+        )
+    setup = f". {there}/bin/activate"
+    engine = SSH(hosts=(f"127.0.0.1:{server.port}",), config=str(server.config), setup=setup, python="python")
     provisioner = SSHProvisioner(engine, find_token(address))
     try:
         provisioner.start("one", "ssh")
-        eventually(lambda: [node.capacity.num_cpus for node in link.load().nodes if node.node == "one"] == [3.0])
+        eventually(lambda: [node.capacity.num_cpus for node in link.load().nodes if node.node == "one"] == [7.0])
     finally:
         provisioner.close()
 
