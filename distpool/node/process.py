@@ -29,7 +29,7 @@ import distpool.wire.worker_to_agent  # noqa: F401
 from distpool import crashpoints
 from distpool.node import machine, zygote
 from distpool.node.config import READY, NodeConfig, agent_endpoint, scheduler_endpoint, write_config
-from distpool.node.spawn import spawn
+from distpool.node.spawn import forget_tunables, spawn
 from distpool.wire import channel, codec
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def main(role: str) -> NoReturn:
     """Run as ``private`` (a program's own node), ``member`` (a node of a cluster) or ``zygote`` (a node's, after the
     one it forked was killed)."""
     _tidy()
+    forget_tunables()
     config = _read_config()
     if config.member is not None:
         os.chdir(config.member.working_directory)

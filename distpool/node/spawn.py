@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 #: What an interpreter may have been started with, and hands on.
@@ -18,6 +19,11 @@ _FLAGS = (
     *("bytes_warning", "debug", "dev_mode", "dont_write_bytecode", "ignore_environment", "isolated"),
     *("no_site", "no_user_site", "optimize", "quiet", "safe_path", "verbose"),
 )
+
+#: From what size on the C library copies past the processor's caches, which takes a sixth less time for a large result.
+_TUNABLES, _COPY_PAST_CACHES = "GLIBC_TUNABLES", "glibc.cpu.x86_non_temporal_threshold=0x800000"
+#: From this glibc on it is a quarter of the last cache; before, it grew with the number of cores, out of reach.
+_SIZED_WELL_SINCE = (2, 38)
 
 
 class Spawned:
@@ -89,6 +95,9 @@ def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "
     actions = [(os.POSIX_SPAWN_DUP2, safe_stdin, 0), (os.POSIX_SPAWN_DUP2, safe_status, 3)]
     if output >= 0:
         actions += [(os.POSIX_SPAWN_DUP2, safe_output, 1), (os.POSIX_SPAWN_DUP2, safe_output, 2)]
+    environment: Mapping[str, str] = os.environ
+    if package == "node" and _copies_late():
+        environment = {_TUNABLES: _COPY_PAST_CACHES, **environment}
     options: dict[str, Any] = {
         "file_actions": actions,
         "setsigmask": [],
@@ -96,13 +105,27 @@ def spawn(role: str, stdin: int, status: int, output: int = -1, package: str = "
     }
     try:
         try:
-            return os.posix_spawn(sys.executable, arguments, os.environ, setsid=True, **options)
+            return os.posix_spawn(sys.executable, arguments, environment, setsid=True, **options)
         except NotImplementedError:  # then the process itself leaves the session, a moment later
-            return os.posix_spawn(sys.executable, arguments, os.environ, **options)
+            return os.posix_spawn(sys.executable, arguments, environment, **options)
     finally:
         for fd in (safe_stdin, safe_status, safe_output):
             if fd >= 0:
                 os.close(fd)
+
+
+def _copies_late() -> bool:
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        return name == "glibc" and tuple(map(int, version.split(".")[:2])) < _SIZED_WELL_SINCE
+    except (ValueError, OSError):
+        return False  # another C library
+
+
+def forget_tunables() -> None:
+    """In the new process: the C library has read them; what this one starts in its turn has the user's settings."""
+    if os.environ.get(_TUNABLES) == _COPY_PAST_CACHES:
+        del os.environ[_TUNABLES]
 
 
 def _interpreter_options() -> list[str]:

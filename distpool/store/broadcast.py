@@ -26,6 +26,7 @@ import ctypes
 import sys
 from typing import Any
 
+from distpool.store.mapping import address_of
 from distpool.store.memory_watch import LEAST_BYTES, MemoryWatch, Watched
 from distpool.store.segments import Slot
 
@@ -102,7 +103,7 @@ class Broadcast:
                 self._drop(copy)
                 copy = None
         source = buffer.obj
-        return Sighting(buffer, _address(buffer), source if type(source) is bytes else None, key, copy)
+        return Sighting(buffer, address_of(buffer), source if type(source) is bytes else None, key, copy)
 
     def same(self, sighting: Sighting, copy: Copy) -> bool:
         """Whether the buffer's bytes are those of the copy, whose slot the caller keeps from being used again."""
@@ -188,28 +189,3 @@ class Broadcast:
     def _drop(self, copy: Copy) -> None:
         self._forget_watch(copy)
         copy.source = None
-
-
-class _Buffer(ctypes.Structure):
-    """``Py_buffer``."""
-
-    _fields_ = [
-        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int), ("ndim", ctypes.c_int), ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p), ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p),
-    ]  # fmt: skip
-
-
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
-
-
-def _address(buffer: memoryview) -> int:
-    """Where the bytes are; valid as long as the buffer."""
-    raw = _Buffer()
-    _get_buffer(buffer, raw, 0)
-    address: int = raw.buf or 0
-    _release_buffer(raw)
-    return address

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distpool import crashpoints
-from distpool.store.mapping import PAGE, enter_pages, export, map_shared, unmap
+from distpool.store.mapping import PAGE, copy, enter_pages, export, map_shared, unmap
 
 SHARED_MEMORY = Path("/dev/shm")
 #: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
@@ -32,8 +32,8 @@ ALIGNMENT = 64
 _USEFUL_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
 _SHARED_SEGMENT_BYTES = 8 << 20
-#: Copied at a time, so that other threads get their turn.
-_COPY_BYTES = 8 << 20
+#: From here on a copy lets other threads have the interpreter meanwhile.
+_LONG_COPY_BYTES = 1 << 20
 
 
 def shared_memory() -> Path | None:
@@ -111,7 +111,7 @@ class Slot:
     ``version`` changes whenever what is in it can no longer be relied on.
     """
 
-    __slots__ = ("backed_bytes", "entered_bytes", "offset", "segment", "used_bytes", "version")
+    __slots__ = ("backed_bytes", "entered_bytes", "offset", "segment", "used_bytes", "version", "written_to")
 
     def __init__(self, segment: Segment, offset: int) -> None:
         self.segment = segment
@@ -120,6 +120,8 @@ class Slot:
         self.entered_bytes = 0
         self.used_bytes = 0
         self.version = 0
+        #: By a thread that has not got the lock, at this moment.
+        self.written_to = False
 
 
 class SegmentAllocator:
@@ -179,25 +181,30 @@ class SegmentAllocator:
         """
         segment = slot.segment
         backed = min(slot.backed_bytes, end)
-        start_address = segment.address + slot.offset
-        if backed > slot.entered_bytes:
-            enter_pages(start_address + slot.entered_bytes, slot.backed_bytes - slot.entered_bytes)
-            slot.entered_bytes = slot.backed_bytes
-        target = export(start_address, backed) if backed else memoryview(b"")
         fd = -1
+        slot.written_to = True
         try:
+            if not segment.address:
+                raise ValueError("the object store of this process was closed meanwhile")
+            start_address = segment.address + slot.offset
+            if backed > slot.entered_bytes:
+                enter_pages(start_address + slot.entered_bytes, slot.backed_bytes - slot.entered_bytes)
+                slot.entered_bytes = slot.backed_bytes
+            target = export(start_address, backed) if backed else memoryview(b"")
             for offset, piece in pieces:
                 size = len(piece)
                 mapped = max(0, min(size, backed - offset))
-                for start in range(0, mapped, _COPY_BYTES):
-                    stop = min(mapped, start + _COPY_BYTES)
-                    target[offset + start : offset + stop] = piece[start:stop]
+                if mapped >= _LONG_COPY_BYTES:
+                    copy(start_address + offset, piece, mapped)
+                elif mapped:
+                    target[offset : offset + mapped] = piece[:mapped]
                 while mapped < size:
                     if fd < 0:
                         fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                     mapped += os.pwrite(fd, piece[mapped:], slot.offset + offset + mapped)
                     crashpoints.reach("store.writing")
         finally:
+            slot.written_to = False
             if fd >= 0:
                 os.close(fd)
 
@@ -352,6 +359,8 @@ class SegmentAllocator:
         # Never twice: by then something else may be mapped at the address.
         self._segments.remove(segment)
         self._empty.pop(segment, None)
+        # The store is closed while another thread stores something: that mapping stays until the process ends.
+        written_to = any(slot.written_to for slot in segment.slots)
         freed = self._freed.get(segment.slot_bytes, {})
         unused = self._unused.get(segment.slot_bytes, {})
         for slot in segment.slots:
@@ -362,8 +371,9 @@ class SegmentAllocator:
                 self.freed_bytes -= slot.backed_bytes
             self.backed_bytes -= slot.backed_bytes
         segment.slots.clear()  # a cycle otherwise
-        if segment.address:
+        if segment.address and not written_to:
             unmap(segment.address, segment.size_bytes)
+        segment.address = 0
         crashpoints.reach("store.removing")
         try:
             os.unlink(segment.path)
