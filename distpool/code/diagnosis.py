@@ -28,13 +28,23 @@ def explain(value: Any, error: BaseException) -> str:
     with these names.
     """
     if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
-        return f"cannot pickle {describe(value)}: it is nested too deeply"
+        advice = "give it fewer levels, or send it in a form of its own, as text or bytes"
+        return f"cannot pickle {describe(value)}: it is nested too deeply; {advice}"
     reason = str(error) or type(error).__name__
     try:
         culprit = find_unpicklable(value)
     except Exception:  # the search runs code of the value's classes
         culprit = type(value).__qualname__
-    return f"cannot pickle {culprit} ({reason})"
+    return f"cannot pickle {culprit} ({reason}){_advice(error, reason)}"
+
+
+def _advice(error: BaseException, reason: str) -> str:
+    """For what the language itself refuses to pickle; other classes have reasons of their own, and give them."""
+    if not isinstance(error, TypeError) or not reason.startswith("cannot pickle '"):
+        return ""
+    if "generator" in reason:
+        return "; send a list of what it yields"
+    return "; make it where it is used, in the task or in the pool's initializer"
 
 
 def find_unpicklable(value: Any) -> str:

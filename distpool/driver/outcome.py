@@ -115,13 +115,13 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
         return errors.InfeasibleError(f"task {name} can never run: {failure.reason}")
     if failure.kind is FailureKind.WORKER_DIED:
         assert failure.exit is not None
-        attempt = f"task {name} (attempt {task.message.attempt}) in {pool_label}"
         again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"
-        return errors.WorkerDiedError(f"{attempt} failed: its worker died{again}: {post_mortem.describe(failure.exit)}")
+        text = f"task {name} in {pool_label} failed: its worker died{again}: "
+        return errors.WorkerDiedError(text + post_mortem.describe(failure.exit))
     if failure.kind is FailureKind.OUT_OF_MEMORY:
         assert failure.exit is not None
         again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"
-        text = f"task {name} (attempt {task.message.attempt}) in {pool_label} ran out of memory{again}: "
+        text = f"task {name} in {pool_label} ran out of memory{again}: "
         return errors.OutOfMemoryError(text + post_mortem.describe(failure.exit))
     return broken_error(failure, pool_label, strict)
 

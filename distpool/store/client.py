@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
+from distpool.store import settings
 from distpool.store.description import describe_objects
 from distpool.store.elsewhere import Elsewhere, ThroughAgent
 from distpool.store.handles import Packed, StoredPacked, StoredValue
@@ -62,9 +63,6 @@ from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
 from distpool.wire.site_to_site import MakerEnded, ObjectsEnded, SegmentsUnneeded
 from distpool.wire.store_client_to_agent import StoreContents
-
-#: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
-INLINE_BYTES = 1 << 16
 
 
 def _nothing(*_: Any) -> None:
@@ -103,9 +101,7 @@ class ObjectStore:
         self.elsewhere: Elsewhere | None = None
         self.on_unpinned = on_unpinned
         self.on_free = on_free
-        if inline_bytes is None:
-            inline_bytes = int(os.environ.get("DISTPOOL_INLINE_BYTES", INLINE_BYTES))
-        self.inline_bytes = max(1, inline_bytes)
+        self.inline_bytes = max(1, settings.inline_bytes() if inline_bytes is None else inline_bytes)
         self._lock = threading.Lock()
         #: What finalizers want done; whoever can take the lock does it.
         self._chores: deque[View | Sequence[str]] = deque()

@@ -17,6 +17,9 @@ OWNER_FILE = ".owner"
 #: In a store folder: locked by the agent that keeps its books.
 AGENT_FILE = ".agent"
 
+#: Buffers and pickles of at least this size go through shared memory; ``DISTPOOL_INLINE_BYTES`` overrides.
+INLINE_BYTES = 1 << 16
+
 #: Share of the machine's memory that objects may take by default, and of the file system that holds them at most.
 _MEMORY_SHARE, _FILE_SYSTEM_SHARE = 0.3, 0.9
 
@@ -40,6 +43,7 @@ class StoreSettings(msgspec.Struct, frozen=True):
         :raises ValueError: when the budget is no positive number of bytes, or the URI names no place.
         :raises ModuleNotFoundError: when the place can only be reached with pyarrow, and that is not installed.
         """
+        inline_bytes()
         name, budget = "store_bytes", store_bytes
         if budget is None and (text := os.environ.get("DISTPOOL_STORE_BYTES", "")):
             name = "DISTPOOL_STORE_BYTES"
@@ -61,6 +65,18 @@ class StoreSettings(msgspec.Struct, frozen=True):
 
         wanted = int(memory_bytes * _MEMORY_SHARE) if self.store_bytes is None else self.store_bytes
         return max(1, min(wanted, int(free_bytes(folder) * _FILE_SYSTEM_SHARE)))
+
+
+def inline_bytes() -> int:
+    """From which size on buffers go through the store, as ``DISTPOOL_INLINE_BYTES`` says.
+
+    :raises ValueError: when that is no number.
+    """
+    text = os.environ.get("DISTPOOL_INLINE_BYTES", "")
+    try:
+        return max(1, int(text)) if text else INLINE_BYTES
+    except ValueError:
+        raise ValueError(f"DISTPOOL_INLINE_BYTES must be a number of bytes, not {text!r}") from None
 
 
 def without_secrets(uri: str) -> str:

@@ -22,7 +22,8 @@ def describe(error: BaseException, stage: int) -> tuple[int, BaseException, tupl
     if isinstance(error, ObjectStoreFullError):
         pass  # says it all, and is what the program would get from a call of its own
     elif stage == PACKING:
-        said = SerializationError(f"the result of the task cannot be sent: {failure.summary(error)}")
+        why = str(error) if isinstance(error, SerializationError) else failure.summary(error)
+        said = SerializationError(f"the result of the task cannot be sent: {why}")
         said.__cause__ = error
     elif not isinstance(error, DistpoolError):
         said = SerializationError(f"the arguments of the task cannot be loaded in the worker: {failure.summary(error)}")

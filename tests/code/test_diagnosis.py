@@ -70,7 +70,18 @@ def test_cycles_and_depth() -> None:
         deep = [deep]
     with pytest.raises(Exception, match="recursion") as caught:
         dumps(deep)
-    assert explain(deep, caught.value) == "cannot pickle list: it is nested too deeply"
+    assert explain(deep, caught.value).startswith("cannot pickle list: it is nested too deeply; ")
+
+
+def test_what_to_do_instead() -> None:
+    generator = (item for item in [1])
+    for culprit, advice in (
+        (threading.Lock(), "; make it where it is used, in the task or in the pool's initializer"),
+        (generator, "; send a list of what it yields"),
+    ):
+        with pytest.raises(TypeError) as refused:
+            dumps([culprit])
+        assert explain([culprit], refused.value).endswith(advice)
 
 
 def test_a_culprit_behind_much_data(connection: object) -> None:

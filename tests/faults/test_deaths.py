@@ -103,7 +103,7 @@ def test_the_error_says_all_that_is_known(function: Callable[[], object], words:
         assert isinstance(error, WorkerDiedError)
         assert isinstance(error, BrokenExecutor)
         text = str(error)
-        for part in (f".{function.__name__} (attempt ", "each of 2 attempts", "on node ", "peak memory", *words):
+        for part in (f".{function.__name__} in ", "each of 2 attempts", "on node ", "peak memory", *words):
             assert part in text
         assert "runner.py" not in text, "frames of ours say nothing to the user"
         assert [future.result(60) for future in neighbours] == [2 * number for number in range(50)]

@@ -52,7 +52,7 @@ def test_what_does_not_fit_fails_by_itself(tmp_path: Path) -> None:
         assert isinstance(error, OutOfMemoryError)
         assert isinstance(error, MemoryError)
         assert isinstance(error, BrokenExecutor)
-        for part in (".fill (attempt ", "each of 2 attempts", "of the 500 MiB of the node's memory limit",
+        for part in (".fill in ", "each of 2 attempts", "of the 500 MiB of the node's memory limit",
                      "the largest processes: ", ", a worker) ", "peak memory", "What to do: "):  # fmt: skip
             assert part in str(error)
         assert len(list(tmp_path.iterdir())) == 2

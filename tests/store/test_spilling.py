@@ -433,6 +433,10 @@ def test_settings(tmp_path, monkeypatch):
     for wrong in (0, -1, float("nan"), float("inf"), "1e6"):
         with pytest.raises(ValueError, match="store_bytes must be a number of bytes, at least 1"):
             StoreSettings.make(wrong)
+    monkeypatch.delenv("DISTPOOL_STORE_BYTES")
+    monkeypatch.setenv("DISTPOOL_INLINE_BYTES", "64k")
+    with pytest.raises(ValueError, match="DISTPOOL_INLINE_BYTES must be a number of bytes, not '64k'"):
+        StoreSettings.make()
 
 
 def test_places_to_spill_to(tmp_path, monkeypatch):
