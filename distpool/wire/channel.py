@@ -41,6 +41,8 @@ Incoming: TypeAlias = "tuple[bytes, list[bytes]]"
 EVERYTHING = (-1,)
 #: Messages that are taken in while the lock is held; few if they are large, since others want to be served in between.
 _AT_ONCE, _BULKS_AT_ONCE = 256, 32
+#: As plain numbers: to combine flags of an enumeration takes longer than what is done with them.
+_NOW, _MORE, _POLLIN = int(zmq.NOBLOCK), int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.POLLIN)
 #: Frames larger than this are handed to ZeroMQ without a copy.
 _ZERO_COPY_BYTES = 65536
 #: What encryption adds to a frame, and more.
@@ -243,13 +245,13 @@ class Channel:
                 if number:
                     frames = (frames[0], number)
             try:
-                socket.send(peer, zmq.SNDMORE | zmq.NOBLOCK)
+                socket.send(peer, _MORE)
                 last = len(frames) - 1
                 for i in range(last):
                     frame = frames[i]
-                    socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK, copy=len(frame) < self._copy_below)
+                    socket.send(frame, _MORE, copy=len(frame) < self._copy_below)
                 frame = frames[last]
-                socket.send(frame, zmq.NOBLOCK, copy=len(frame) < self._copy_below)
+                socket.send(frame, _NOW, copy=len(frame) < self._copy_below)
             except zmq.ZMQError as error:
                 raise PeerUnreachable(peer) from error
             finally:
@@ -287,7 +289,7 @@ class Channel:
             if self._bulk:
                 arrived.append(self._take_bulk())
                 continue
-            frames = socket.recv_multipart(zmq.NOBLOCK)
+            frames = socket.recv_multipart(_NOW)
             if shortcuts is not None:
                 shortcuts.deliver(frames[0], frames[1:], arrived)
                 continue
@@ -297,10 +299,10 @@ class Channel:
 
     def _take_bulk(self) -> Incoming:
         socket = self._socket
-        peer, first = socket.recv(zmq.NOBLOCK), socket.recv(zmq.NOBLOCK)
+        peer, first = socket.recv(_NOW), socket.recv(_NOW)
         frames: list[Any] = [first]
         while socket.getsockopt(zmq.RCVMORE):
-            frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+            frames.append(socket.recv(_NOW, copy=False).buffer)
         return peer, put_together(frames)
 
     @property
@@ -368,7 +370,7 @@ class Channel:
             self.wake()
 
     def _readable(self) -> bool:
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._socket.get(zmq.EVENTS)) & _POLLIN)
 
     def _new_waiter(self, doorbell: Doorbell | None) -> Waiter:
         with self._lock:
