@@ -37,6 +37,10 @@ def answers(worker: Worker, count: int) -> list[Result]:
     return [Result(attempt, OK, b"") for attempt in list(worker.in_flight)[:count]]
 
 
+def names_at(worker: Worker) -> list[Any]:
+    return [task.future for task in worker.in_flight.values()]
+
+
 def test_an_idle_worker_gets_the_task_at_once() -> None:
     core = PoolCore(2)
     effects = Effects()
@@ -108,6 +112,30 @@ def test_the_dead_are_not_waited_for_once_all_that_they_said_has_been_heard(sile
         core.on_silent("l1", 1.0, effects)
     assert [task.future for task in effects.requeued] == ["a"]
     assert core.next_deadline() is None
+    core.check_invariants()
+
+
+def test_what_may_have_killed_a_worker_is_not_the_first_task_of_a_new_one_if_there_are_others() -> None:
+    core = PoolCore(2)
+    workers = [make_worker("l1"), make_worker("l2")]
+    core.on_submitted([make_task(name) for name in ("killer", "long", "a", "b")], 0.0, Effects())
+    for worker in workers:
+        core.on_granted(worker, 0.0, Effects())
+        core.on_set_up(worker.lease, 0.0, Effects())
+    core.on_silent("l1", 1.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
+    new = make_worker("new")
+    core.on_granted(new, 1.0, Effects())
+    assert names_at(new) == ["a"]
+    core.on_results("l2", answers(workers[1], 1), 1.0, 1.1, Effects())
+    assert names_at(workers[1]) == ["killer"]
+    core.on_ended("l2", WorkerExit(2, -9), 1.2, Effects())
+    core.on_silent("l2", 1.2, Effects())
+    last = make_worker("last")
+    core.on_results("new", answers(new, 1), 0.1, 1.3, Effects())
+    core.on_granted(last, 1.3, Effects())
+    assert names_at(new) == ["killer"]
+    assert names_at(last) == ["b"]
     core.check_invariants()
 
 
