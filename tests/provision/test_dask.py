@@ -48,7 +48,11 @@ class DaskCluster:
         for process in (*self.workers, self._scheduler):
             process.terminate()
         for process in (*self.workers, self._scheduler):
-            process.wait(30)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:  # now and then a worker waits for ever for a coroutine of its own
+                process.kill()
+                process.wait()
 
     def _run(self, module: str, *words: str) -> subprocess.Popen[bytes]:
         with open(self.folder / "log", "ab") as log:
