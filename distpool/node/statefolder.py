@@ -28,12 +28,9 @@ def state_folder() -> Path:
 
     :raises ConnectError: when that is not possible.
     """
-    base = os.environ.get("XDG_STATE_HOME", "")
-    # The specification wants relative paths ignored.
-    parent = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
-    folder = parent / "distpool"
+    folder = _place()
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConnectError(
@@ -43,9 +40,17 @@ def state_folder() -> Path:
     return folder
 
 
+def _place() -> Path:
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # The specification wants relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "distpool"
+
+
 def _subfolder(name: str) -> Path:
-    folder = state_folder() / name
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _place() / name
+    # A network file system knows by itself that a folder is there; it has to ask to be told that it cannot be made.
+    if not folder.is_dir():
+        (state_folder() / name).mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
