@@ -15,7 +15,7 @@ pytestmark = pytest.mark.watchdog(300)
 
 #: Every operation below the home that is audited, or looks at a file, takes its time and is noted elsewhere.
 _HOOK = """
-import os, sys, time
+import functools, os, sys, time
 _home, _log = os.environ["HOME"] + "/", os.environ["SLOW_LOG"]
 _kinds = {"open", "os.mkdir", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.chmod", "os.rmdir", "stat"}
 
@@ -28,14 +28,12 @@ def _hook(event, args):
             os.close(fd)
             time.sleep(0.05)
 
-def _slowly(plain):
-    def call(path, *args, **keywords):
-        _hook("stat", (path,))
-        return plain(path, *args, **keywords)
-    return call
+def _slowly(plain, path, *args, **keywords):
+    _hook("stat", (path,))
+    return plain(path, *args, **keywords)
 
 sys.addaudithook(_hook)
-os.stat, os.lstat = _slowly(os.stat), _slowly(os.lstat)
+os.stat, os.lstat = functools.partial(_slowly, os.stat), functools.partial(_slowly, os.lstat)
 """
 _PROGRAM = """
 import sys
