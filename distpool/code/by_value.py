@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from cloudpickle import cloudpickle
 
 from distpool.code import rebuild, reducers
+from distpool.code.annotations import annotations_of
 from distpool.code.names import (
     global_names,
     home,
@@ -131,7 +132,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         else:
             present = {name: namespace[name] for name in names.read if name in namespace}
             settings = {name: value for name, value in present.items() if is_setting(name, value)}
-        annotations = dict(function.__annotations__)
+        annotations = annotations_of(function)
         defaults, kwdefaults = function.__defaults__, function.__kwdefaults__
         state = (
             function.__name__,
@@ -170,7 +171,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         arguments: tuple[Any, ...]
         if type(cls) is typing._TypedDictMeta:  # type: ignore[attr-defined]
             parts = (
-                dict(cls.__annotations__),
+                annotations_of(cls),
                 cls.__total__,
                 cls.__required_keys__,
                 cls.__optional_keys__,

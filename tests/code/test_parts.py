@@ -184,3 +184,10 @@ def test_user_files() -> None:
     assert is_user_file(__file__)
     assert not is_user_file(types.__file__)
     assert not is_user_file(pytest.__file__)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="until Python 3.14 annotations are evaluated at once")
+def test_annotations_that_only_type_checkers_can_read() -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(compile("def f(x: NotThere): return x + 1", "<program>", "exec", dont_inherit=True), namespace)
+    assert pickle.loads(dumps(namespace["f"]))(1) == 2
