@@ -244,8 +244,11 @@ def start_member(
     :param on_spawn: is told its process id as soon as there is one.
     :raises ConnectError: when it cannot be, and why; nothing is left of it then.
     """
-    store_settings = StoreSettings.make()
-    memory = memory_policy()
+    try:
+        store_settings = StoreSettings.make()
+        memory = memory_policy()
+    except ValueError as error:  # a setting that means nothing
+        raise ConnectError(str(error)) from error
     folders = Folders.create(store_settings.spill_folder)
     config = NodeConfig(
         node=node,

@@ -99,6 +99,13 @@ if __name__ == "__main__":
     assert "No node of yours" in distpool("status")
 
 
+def test_a_setting_that_means_nothing_is_one_line(distpool: Command) -> None:
+    words = ("start", "--head", "--host", "127.0.0.1", "--port", "0")
+    said = distpool(*words, status=1, DISTPOOL_SPILL_URI="/proc/nowhere")
+    assert said.startswith("distpool: DISTPOOL_SPILL_URI is '/proc/nowhere'")
+    assert said.count("\n") == 1
+
+
 def test_why_a_worker_of_a_cluster_died(distpool: Command, run_script: Callable[..., str]) -> None:
     """The driver sees at once that the connection is gone; the cause comes by way of agent and scheduler."""
     address = distpool.start_head("--num-cpus", "0")
