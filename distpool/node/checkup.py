@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from distpool.errors import ConnectError
 from distpool.node import machine, statefolder
+from distpool.worker import thread_budget
 
 _GIB = 1 << 30
 #: Each worker is a few processes and connections.
@@ -186,11 +187,10 @@ def _control_group(root: Path) -> Iterator[Finding]:
 
 
 def _threads() -> Iterator[Finding]:
-    given = {name: value for name in _THREAD_VARIABLES if (value := os.environ.get(name, ""))}
+    named = [name for name in _THREAD_VARIABLES if name not in thread_budget.own]
+    given = {name: value for name in named if (value := os.environ.get(name, ""))}
     cpus = machine.cpu_count()
     many = {name: value for name, value in given.items() if value.isdigit() and int(value) > 1}
-    if "OMP_NUM_THREADS" in many:  # in a worker the others have been set after it
-        many = {"OMP_NUM_THREADS": many["OMP_NUM_THREADS"]}
     if many and cpus > 1:
         words = ", ".join(f"{name}={value}" for name, value in many.items())
         cure = f"unset {' '.join(many)}: distpool gives each worker its share of the cores"

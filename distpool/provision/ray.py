@@ -142,7 +142,7 @@ class RayProvisioner(BaseProvisioner[_Actor]):
             cure = "see `ray status`, or name its head, as in ray://head:10001"
         else:
             address, whom = f"ray://{cluster}", f"Ray's client server at {cluster}"
-            cure = "is it Ray, and this version?"
+            cure = "is it Ray, and this version? The logs of its head say more"
             require_listener(cluster, "Ray's client server", "it is on the head of a Ray cluster, usually at 10001")
         try:
             with warnings.catch_warnings():

@@ -19,6 +19,9 @@ VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 
+#: Those that this process has set, and not the user.
+own: set[str] = set()
+
 #: Part of a library's file name, its variable, and the functions of which it exports one.
 _SETTERS = (
     (
@@ -51,6 +54,7 @@ def limit_threads(count: int) -> None:
         if name not in explicit:
             # OpenMP's variable is what most libraries fall back on: it speaks for those that are not named.
             os.environ[name] = explicit.get("OMP_NUM_THREADS", str(count))
+            own.add(name)
     if "numpy" in sys.modules or "torch" in sys.modules:
         for path in _loaded_libraries():
             _limit_library(path)

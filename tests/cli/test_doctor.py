@@ -19,6 +19,7 @@ import zmq
 from distpool.cli.doctor import Report, compare
 from distpool.node import checkup, machine
 from distpool.node.checkup import BEWARE, OK, WRONG, Finding, examine
+from distpool.worker import thread_budget
 
 pytestmark = pytest.mark.watchdog(180)
 
@@ -123,8 +124,18 @@ def test_many_threads_in_each_worker(root: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MKL_NUM_THREADS", "16")
     finding = found(root, "threads of numeric libraries")
     assert finding.level == BEWARE
-    assert finding.words == "OMP_NUM_THREADS=16: so many in each of 4 workers"
-    assert "unset OMP_NUM_THREADS" in finding.cure
+    assert finding.words == "OMP_NUM_THREADS=16, MKL_NUM_THREADS=16: so many in each of 4 workers"
+    assert "unset OMP_NUM_THREADS MKL_NUM_THREADS" in finding.cure
+
+
+def test_the_share_of_a_worker_is_no_setting_of_the_users(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_budget, "own", set())
+    for name in thread_budget.VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    thread_budget.limit_threads(2)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert found(root, "threads of numeric libraries").level == OK
 
 
 def test_keys_that_others_can_read(root: Path, tmp_path: Path) -> None:
