@@ -22,10 +22,11 @@ USUAL = {("agent", "transfer.served"), ("driver", "transfer.stored")}
 pytestmark = pytest.mark.watchdog(180)
 
 JOURNEYS = """
-import faulthandler, os, subprocess, sys
+import faulthandler, os, subprocess, sys, time
 import numpy as np
 import distpool
 from distpool import DistExecutor
+from distpool.driver.current import current_session
 
 # Where it hangs, if it does, is in the report.
 faulthandler.dump_traceback_later(120, exit=True)
@@ -50,6 +51,9 @@ def main(address, mark):
         environment = {name: value for name, value in os.environ.items() if name != "DISTPOOL_CRASH_POINT"}
         # Perhaps it has been lost already.
         subprocess.run([sys.executable, "-m", "distpool", "drain", "b", "--address", address], env=environment)
+        # It hands over what it has, and leaves.
+        while any(each.node == "b" for each in current_session().nodes() or ()):
+            time.sleep(0.05)
         wanted = [LENGTH * float(number + (number - 1) % 6) for number in range(6)]
         assert [executor.submit(total, future).result() for future in sums] == wanted
         assert all((future.result() == number).all() for number, future in enumerate(made))
