@@ -23,6 +23,7 @@ class _Node:
         self.copies: set[str] = set()
         self.stood_for: tuple[str, ...] = ()
         self.handlers: dict[type, Callable[[str, Any], None]] = {}
+        self.on_served: Callable[[str], None] = lambda site: None
         self.files = self.connections = self
         self.custody = Custody(lambda maker: [name for name in self.held if name.startswith(maker)], self.remove)
         self.evacuation = Evacuation(self, self.custody, self._stands_for)  # type: ignore[arg-type]
@@ -126,6 +127,25 @@ def test_answers_to_an_earlier_request_say_nothing_about_the_next(lan: _Lan) -> 
     lan["a"].leave("small")
     lan["a"].handlers[TakenOver]("small", TakenOver(1, "w-1.1"))
     lan["a"].handlers[TakenOver]("small", TakenOver(1, "w-1.2"))
+    assert lan["a"].left == [False]
+
+
+def test_a_successor_is_not_given_up_while_it_fetches_pieces(lan: _Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("distpool.store.transfer.evacuation.time.monotonic", lambda: clock[0])
+    leaving = lan["a"].evacuation
+    lan["a"].leave("large")
+
+    def after(seconds: float) -> None:
+        clock[0] += seconds
+        leaving.on_time(clock[0])
+
+    after(50)
+    lan["a"].on_served("large")
+    after(50)
+    lan["a"].on_served("another")  # which is none of its progress
+    assert not lan["a"].left
+    after(50)
     assert lan["a"].left == [False]
 
 

@@ -49,6 +49,7 @@ class Evacuation:
         self._taking: dict[str, set[str]] = {}
         self._taken: dict[str, set[str]] = {}
         self._standing: dict[str, tuple[str, ...]] = {}
+        site.on_served = self._on_served
         site.handles(TakeOver, self._on_take_over)
         site.handles(TakenOver, self._on_taken_over)
         site.handles(TakeBack, self._on_take_back)
@@ -117,6 +118,11 @@ class Evacuation:
             )
         if now >= self._until:
             self._finish(False)
+
+    def _on_served(self, site: str) -> None:
+        # A large segment over a slow link takes its time.
+        if self._asked and site == self._successor:
+            self._until = self._look_at = time.monotonic() + _STUCK_S
 
     def _on_taken_over(self, site: str, message: TakenOver) -> None:
         if not self._asked or message.number != self._number:

@@ -58,6 +58,8 @@ class Site:
         self._extents: dict[str, Extent] = {}
         self._askers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
+        #: Told of each site that was given a piece of something.
+        self.on_served: Callable[[str], None] = lambda site: None
         self._on: dict[type, Callable[[str, Any], None]] = {
             says.SourceWanted: self._on_source_wanted,
             says.SourceFailed: self._on_source_failed,
@@ -184,6 +186,8 @@ class Site:
                 given += len(piece)
         if given < size_bytes:
             self.connections.reply(site, says.SourceUnknown(key))
+        else:
+            self.on_served(site)
 
     def _share(self, event: fanout_core.Event) -> None:
         for effect in self._fanout.handle(event, time.monotonic()):
