@@ -259,7 +259,7 @@ def test_a_program_and_its_jobs(cluster: SlurmCluster, address: str, tmp_path: P
 def test_jobs_end_with_a_program_that_is_killed(cluster: SlurmCluster, address: str, tmp_path: Path) -> None:
     # There are three machines.
     with killed_at_the_end(tmp_path, "slurm://?nodes=4&cpus=2&ask=0.2&wait=0"):
-        assert len(cluster("squeue", "-h").splitlines()) == 4
+        eventually(lambda: len(cluster("squeue", "-h").splitlines()) == 4)
     eventually(lambda: cluster("squeue", "-h") == "")
 
 

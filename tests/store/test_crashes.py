@@ -29,6 +29,9 @@ def number(i):
 
 def work(array, i):
     array += i
+    if i > 3:
+        distpool.put(number(i))  # and let go of again
+        current.store_of_this_process().trim()
     return array, distpool.put(number(i))
 
 def check(i, result):
