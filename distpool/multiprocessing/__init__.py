@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing import *  # noqa: F403
 
     from distpool.multiprocessing import pool as pool
+del TYPE_CHECKING  # no public name of the standard module
 
 _register()
 _standard_modules.install(__name__)
