@@ -131,7 +131,10 @@ class ProvisionedCluster:
                 reason = self._hopeless or "the process that looks after the nodes ended"
                 raise ConnectError(f"no nodes from {self._address}: {self._reasons(reason)}")
             if self._head is None and spent_s > _HEAD_S:
-                raise ConnectError(f"the scheduler for {self._address} did not start within {_HEAD_S:g} s")
+                raise ConnectError(
+                    f"no nodes from {self._address}: it did not answer within {_HEAD_S:g} s; does it run, and can it "
+                    "be reached from here? (`distpool doctor` looks)"
+                )
             if spent_s > limit_s:
                 standing = describe(self._heard) if self._heard is not None else "nothing was heard of them"
                 raise ConnectError(

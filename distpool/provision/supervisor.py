@@ -33,6 +33,8 @@ from distpool.wire.supervisor_to_driver import HeadUp, Hopeless, Message, News, 
 _PATIENCE_S = 0.5
 #: How long the scheduler may take to end before it is killed.
 _END_S = 10.0
+#: How long an engine may go on to connect when the program has ended.
+_CONNECT_ON_S = 2.0
 
 
 class Supervisor:
@@ -46,6 +48,9 @@ class Supervisor:
         self._engine = engine
         self._status = status
         self._stopped = threading.Event()
+        #: Set when the engine can be asked for nodes.
+        self._connected = threading.Event()
+        self._log = ""
         self._waiting_since: dict[str, tuple[Phase, str, float]] = {}
         self._last_failure = ""
 
@@ -53,11 +58,12 @@ class Supervisor:
         """Until the program ends, or the scheduler does."""
         near = self._engine.near()
         host = self._engine.head_host or (machine.address_towards(f"{near}:9") if near else "127.0.0.1")
-        token, head, log = self._start_head(host)
+        token, head = self._start_head(host)
         try:
             provisioner = None
             try:
                 provisioner = self._engine.provisioner(token)
+                self._connected.set()
                 self._tell(HeadUp(token.line()))
                 self._look_after(token, provisioner, head)
             except ProvisionError as error:
@@ -68,20 +74,27 @@ class Supervisor:
                     _release_all(provisioner)
         finally:
             _end(head.pid)
-            if os.path.exists(log):
-                os.unlink(log)
+            self._remove_log()
 
     def stop(self) -> None:
         """Make ``run`` return."""
         self._stopped.set()
 
+    def on_program_end(self) -> None:
+        """Make ``run`` return.  If it still waits for the engine, which may be for minutes, end this process: there are
+        no nodes yet, and the scheduler ends with it."""
+        self.stop()
+        if not self._connected.wait(_CONNECT_ON_S):
+            self._remove_log()
+            os._exit(0)
+
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _start_head(self, host: str) -> tuple[Token, launch.MemberStart, str]:
+    def _start_head(self, host: str) -> tuple[Token, launch.MemberStart]:
         """The scheduler, on a node that offers nothing."""
         node = f"head-{secrets.token_hex(4)}"
         shown = f"[{host}]" if ":" in host else host
-        log = str(log_path(node))
+        log = self._log = str(log_path(node))
         member = MemberConfig(
             token=Token(f"{shown}:{self._engine.head_port}", new_secret()).line(),
             head=True,
@@ -101,7 +114,11 @@ class Supervisor:
         finally:
             os.close(output)
         joined = msgspec.json.decode(started.announcement)
-        return Token(joined["address"], Token.parse(member.token).secret), started, log
+        return Token(joined["address"], Token.parse(member.token).secret), started
+
+    def _remove_log(self) -> None:
+        if os.path.exists(self._log):
+            os.unlink(self._log)
 
     def _look_after(self, token: Token, provisioner: Provisioner, head: launch.MemberStart) -> None:
         least, most = self._engine.bounds()
@@ -200,4 +217,4 @@ def _watch_program(supervisor: Supervisor) -> None:
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.poll()  # it says nothing more: what comes is the end
-    supervisor.stop()
+    supervisor.on_program_end()

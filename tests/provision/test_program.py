@@ -126,3 +126,34 @@ def test_an_engine_that_is_not_here_is_told_in_a_line(
     assert status == 1
     assert "no nodes from slurm://: there is no scontrol here: run the program on a machine" in errors
     assert errors.count("Traceback") == 1  # of the program's ConnectError
+
+
+DEAF = """
+import os, pathlib, time
+from dataclasses import dataclass
+from typing import ClassVar
+from distpool.provision.address import Engine
+
+@dataclass(frozen=True, kw_only=True)
+class Deaf(Engine):
+    scheme: ClassVar[str] = "deaf"
+
+    def provisioner(self, token):
+        pathlib.Path(os.environ["DEAF_MARK"]).write_text(str(os.getpid()))
+        time.sleep(3600)
+"""
+
+
+def test_an_engine_that_never_answers_does_not_outlive_its_program(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "deaf.py").write_text(DEAF)
+    known = tmp_path / "deaf-1.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: deaf\nVersion: 1\n")
+    (known / "entry_points.txt").write_text("[distpool.engines]\ndeaf = deaf:Deaf\n")
+    mark = tmp_path / "mark"
+    environment |= {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}", "DEAF_MARK": str(mark)}
+    program = subprocess.Popen([sys.executable, "-c", "import distpool; distpool.init('deaf://')"], env=environment)
+    eventually(lambda: mark.exists() and mark.read_text())
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    eventually(lambda: not os.path.exists(f"/proc/{mark.read_text()}"))
