@@ -187,24 +187,17 @@ def test_what_slurm_refuses_is_refused_in_its_words(address: str, engine: Slurm,
         provisioner.close()
 
 
-def test_what_can_never_start_has_failed_for_good(address: str) -> None:
-    provisioner = SlurmProvisioner(Slurm(cpus=1, time="3:00:00", ask=0.2), find_token(address))
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"time": "3:00:00"}, "cannot start: Partition"), ({"python": "/no/python"}, "with the option python")],
+)
+def test_what_can_never_start_has_failed_for_good(address: str, options: dict[str, str], reason: str) -> None:
+    provisioner = SlurmProvisioner(Slurm(cpus=1, ask=0.2, **options), find_token(address))
     try:
         provisioner.start("one", "slurm")
         eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
         assert provisioner.list()["one"].hopeless
-        assert "cannot start: Partition" in provisioner.list()["one"].reason
-    finally:
-        provisioner.close()
-
-
-def test_a_python_that_is_not_there_is_said_to_be_named_wrongly(address: str) -> None:
-    provisioner = SlurmProvisioner(Slurm(cpus=1, python="/no/python", ask=0.2), find_token(address))
-    try:
-        provisioner.start("one", "slurm")
-        eventually(lambda: provisioner.list()["one"].phase is Phase.FAILED)
-        assert provisioner.list()["one"].hopeless
-        assert "with the option python" in provisioner.list()["one"].reason
+        assert reason in provisioner.list()["one"].reason
     finally:
         provisioner.close()
 
