@@ -167,6 +167,7 @@ class AgentCore:
             self._say_hello()
         elif isinstance(message, scheduler_to_agent.Drain):
             self._hello = msgspec.structs.replace(self._hello, draining=True)
+            self._tell(agent_to_scheduler.Draining())
         elif isinstance(message, scheduler_to_agent.Retire):
             self._retire(message)
         elif isinstance(message, scheduler_to_agent.AgentWelcome):

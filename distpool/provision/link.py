@@ -19,6 +19,7 @@ from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.links import Patience
 from distpool.wire.resources import NodeOffer
 from distpool.wire.security import Token
+from distpool.wire.silence import silence_s
 
 T = TypeVar("T")
 #: How long a scheduler may take to answer.
@@ -54,12 +55,12 @@ class OperatorLink:
         return self._ask(question, scheduler_to_operator.ClusterLoad)
 
     def drain(self, node: str) -> scheduler_to_operator.DrainAnswer:
-        """Have a node take no new work, and leave when it has none.
+        """Have a node take no new work, and leave when it has none.  Returns when the node knows, or is given up.
 
         :raises ConnectError: when the scheduler does not answer, or refuses.
         """
         question = operator_to_scheduler.DrainNode(codec.PROTOCOL, node)
-        return self._ask(question, scheduler_to_operator.DrainAnswer)
+        return self._ask(question, scheduler_to_operator.DrainAnswer, _ANSWER_S + silence_s())
 
     def close(self) -> None:
         """Say goodbye, and hang up."""
@@ -81,11 +82,11 @@ class OperatorLink:
         except PeerUnreachable:
             pass  # the answer will be missed
 
-    def _ask(self, question: operator_to_scheduler.Message, kind: type[T]) -> T:
+    def _ask(self, question: operator_to_scheduler.Message, kind: type[T], patience_s: float = _ANSWER_S) -> T:
         self._channel.drain()  # an answer that came too late for its question
         self._send(question)
         began = time.monotonic()
-        patience = Patience(_ANSWER_S)
+        patience = Patience(patience_s)
         while (left_s := began + patience.lasts_s - time.monotonic()) > 0:
             for peer, frames in self._channel.receive(left_s):
                 if peer != SCHEDULER or not frames:

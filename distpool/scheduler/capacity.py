@@ -32,6 +32,10 @@ class Node(msgspec.Struct, eq=False):
     idle_since: float = 0.0
     #: it gets no more leases, and leaves when the last one has ended
     draining: bool = False
+    #: it has said that it knows; a scheduler that comes later will hear it, too
+    knows_of_drain: bool = False
+    #: operators who wait for that
+    drained_by: set[str] = msgspec.field(default_factory=set)
     #: who could not take over what it has
     refused_by: set[str] = msgspec.field(default_factory=set)
     #: the scheduler is in its process

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 
 from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import EPSILON, Node
-from distpool.scheduler.events import Effect, ToAgent, ToDriver
+from distpool.scheduler.events import Effect, ToAgent, ToDriver, ToOperator
 from distpool.scheduler.reclaim import Reclaim
 from distpool.scheduler.state import HELD, Demand, Driver, Gang, Lease, LeaseState, Pool
 from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
 from distpool.wire.driver_to_scheduler import HeldLease
 from distpool.wire.resources import NodeOffer
+from distpool.wire.scheduler_to_operator import DrainAnswer
 
 #: The exit code that is reported for workers of which nothing is known but that they are gone.
 UNKNOWN_EXIT_CODE = -9
@@ -155,12 +156,19 @@ class Desk:
         """No more leases on ``node``; those that it has are wanted back, and then it may leave."""
         if not node.draining:
             self.book.placement.drain(node)
+        if not node.knows_of_drain:
             self.effects.append(ToAgent(node.name, to_agent.Drain()))
         for lease in node.leases.values():
             if lease.state in (LeaseState.ACTIVE, LeaseState.BLOCKED):
                 self.tell(lease.driver, to_driver.LeaseWanted(lease.name, lease.pool.name))
         self.retire_if_drained(node)
         self.refuse_infeasible()
+
+    def tell_drained(self, node: Node, problem: str = "") -> None:
+        """Answer the operators who want ``node`` drained: it knows, so every later scheduler will; or it is gone."""
+        for operator in sorted(node.drained_by):
+            self.effects.append(ToOperator(operator, DrainAnswer(node.name, len(node.leases), problem)))
+        node.drained_by.clear()
 
     def retire_if_drained(self, node: Node) -> None:
         if node.draining and not node.leases:

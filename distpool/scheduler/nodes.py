@@ -21,6 +21,7 @@ class NodeSide:
 
     def __init__(self, desk: Desk, sites: SiteSide) -> None:
         self._desk = desk
+        self._sites = sites
         self._on_agent: dict[type, Callable[[Node, Any], None]] = {
             from_agent.WorkerReady: self._on_worker_ready,
             from_agent.WorkerExited: self._on_worker_exited,
@@ -28,6 +29,7 @@ class NodeSide:
             from_agent.LeaseUnblocked: self._on_lease_unblocked,
             from_agent.AgentHeartbeat: lambda node, message: None,
             from_agent.SiteWanted: sites.on_agent_wants,
+            from_agent.Draining: self._on_draining,
             from_agent.SuccessorFailed: self._on_successor_failed,
             from_agent.AgentGoodbye: self._on_goodbye,
         }
@@ -78,7 +80,10 @@ class NodeSide:
         for live in hello.leases:
             self._reconcile(node, live)
         if hello.draining or node.draining:
+            node.knows_of_drain = hello.draining
             self._desk.drain(node)
+        if hello.draining:
+            self._desk.tell_drained(node)
 
     def _reconcile(self, node: Node, live: from_agent.LiveLease) -> None:
         """A worker that runs on a node that says hello (again)."""
@@ -120,6 +125,13 @@ class NodeSide:
         for lease in list(node.leases.values()):
             self._desk.lease_lost(lease, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)
+        self._desk.tell_drained(node, f"it is gone: {why}")
+        self._sites.on_node_gone(name)
+
+    def _on_draining(self, node: Node, message: from_agent.Draining) -> None:
+        if node.draining:
+            node.knows_of_drain = True
+            self._desk.tell_drained(node)
 
     def _on_successor_failed(self, node: Node, message: from_agent.SuccessorFailed) -> None:
         if node.draining:

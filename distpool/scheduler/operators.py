@@ -43,7 +43,7 @@ class OperatorSide:
             reason = f"this program speaks protocol {message.protocol}, the cluster's speaks {codec.PROTOCOL}"
             self._tell(name, OperatorRefused(reason))
         elif isinstance(message, DrainNode):
-            self._tell(name, self._drain(message.node))
+            self._drain(name, message.node)
         else:
             self._desk.book.placement.set_offers(name, message.offers)
             if message.offers and name not in self._heard_at:
@@ -61,18 +61,22 @@ class OperatorSide:
         else:
             self._forget(name)
 
-    def _drain(self, name: str) -> DrainAnswer:
+    def _drain(self, operator: str, name: str) -> None:
         desk = self._desk
         node = desk.book.nodes.get(name)
         if node is None:
             known = ", ".join(sorted(desk.book.nodes)) or "none"
-            return DrainAnswer(name, 0, f"there is no node {name}; the cluster's nodes are: {known}")
-        if node.elastic_cpus:
-            return DrainAnswer(name, len(node.leases), f"{name} is a program's private node and ends with it")
-        if node.head:
-            return DrainAnswer(name, len(node.leases), _HEAD_STAYS)
-        desk.drain(node)
-        return DrainAnswer(name, len(node.leases))
+            self._tell(operator, DrainAnswer(name, 0, f"there is no node {name}; the cluster's nodes are: {known}"))
+        elif node.elastic_cpus:
+            problem = f"{name} is a program's private node and ends with it"
+            self._tell(operator, DrainAnswer(name, len(node.leases), problem))
+        elif node.head:
+            self._tell(operator, DrainAnswer(name, len(node.leases), _HEAD_STAYS))
+        else:
+            node.drained_by.add(operator)
+            desk.drain(node)
+            if node.knows_of_drain:
+                desk.tell_drained(node)
 
     def _forget(self, name: str) -> None:
         self._heard_at.pop(name, None)

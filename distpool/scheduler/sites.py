@@ -36,6 +36,13 @@ class SiteSide:
         if found is not None:
             desk.effects.append(ToAgent(node.name, to_agent.SiteAt(site, *found)))
 
+    def on_node_gone(self, site: str) -> None:
+        """Nodes that leave may wait for this one to take over what they have."""
+        desk = self._desk
+        for node in desk.book.nodes.values():
+            if node.draining and not node.leases:
+                desk.effects.append(ToAgent(node.name, to_agent.SiteAt(site, *(desk.site_at(site) or ("", "")))))
+
     def _seek_copies(self, seeker: str, site: str) -> None:
         """A site is gone: everybody else may have copies of its objects."""
         desk = self._desk

@@ -102,6 +102,10 @@ class SiteWanted(_Message, frozen=True):
     copies: bool = False
 
 
+class Draining(_Message, frozen=True):
+    """Answer to ``Drain``: the node knows that it is to leave, and says so to a scheduler that was restarted."""
+
+
 class SuccessorFailed(_Message, frozen=True):
     """Answer to ``Retire``: the node named there could not take over what this one has; name another.  Also said by one
     that stays for want of any, now and then: there may be room by now."""
@@ -123,6 +127,7 @@ Message = (
     | LeaseUnblocked
     | AgentHeartbeat
     | SiteWanted
+    | Draining
     | SuccessorFailed
     | AgentGoodbye
 )

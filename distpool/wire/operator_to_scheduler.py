@@ -26,7 +26,8 @@ class LoadWanted(_Message, frozen=True):
 
 
 class DrainNode(_Message, frozen=True):
-    """Grant nothing more on this node; when its last worker has ended, it leaves.  Answered by ``DrainAnswer``."""
+    """Grant nothing more on this node; when its last worker has ended, it leaves.  Answered by ``DrainAnswer`` when
+    the node knows."""
 
     protocol: int
     node: str

@@ -52,7 +52,7 @@ class HelloWanted(_Message, frozen=True):
 
 class Drain(_Message, frozen=True):
     """The node is to leave when its last worker has ended.  The agent keeps this in mind for a scheduler that was
-    restarted."""
+    restarted, and answers ``Draining``."""
 
 
 class Retire(_Message, frozen=True):
@@ -68,7 +68,8 @@ class Retire(_Message, frozen=True):
 
 class SiteAt(_Message, frozen=True):
     """Answer to ``SiteWanted``: the node ``at`` (the site itself, or the one that stands in for it since it left)
-    serves other sites at ``endpoint``; empty: the site is gone."""
+    serves other sites at ``endpoint``; empty: the site is gone.  Said unasked of a node that was lost, to those that
+    leave: it may be the one to which they hand over what they have."""
 
     site: str
     at: str

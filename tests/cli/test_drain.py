@@ -53,7 +53,7 @@ def test_the_head_stays(distpool: Command) -> None:
 
 def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool: Command, tmp_path: Path) -> None:
     """Also under a scheduler that comes later, and so does who stands in for it."""
-    address = _start_full_head(distpool.folder, "0")
+    address = _start_full_head(distpool, "0")
     distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
     script = tmp_path / "program.py"
     script.write_text(_PROGRAM)
@@ -82,6 +82,55 @@ def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool:
         assert program.communicate("\n")[0].splitlines() == ["0.0", "1.0", "2.0", "3.0"]
 
 
+def test_another_is_asked_at_once_when_the_successor_is_lost(distpool: Command, tmp_path: Path) -> None:
+    distpool.environment["DISTPOOL_SILENCE_S"] = "3"
+    address = _start_full_head(distpool, "0")
+    distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
+    script = tmp_path / "program.py"
+    script.write_text(_PROGRAM)
+    with subprocess.Popen(
+        [sys.executable, str(script), address],
+        env=distpool.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "made\n"
+        distpool("start", "--join", address, "--num-cpus", "1", "--node", "lost")
+        pid = _process_of("lost", distpool)
+        os.kill(pid, signal.SIGSTOP)  # so it takes nothing, and is there until it is missed
+        distpool("drain", "other", "--address", address)
+        log = distpool.folder / "distpool" / "logs" / "other.log"
+        _wait_for("segments move to node lost", log)
+        os.kill(pid, signal.SIGKILL)
+        distpool("start", "--join", address, "--num-cpus", "1", "--node", "roomy")
+        _wait_for("segments move to node roomy", log)
+        assert "node lost cannot take over what this node has (it is gone)" in log.read_text()
+        assert program.communicate("\n")[0].splitlines() == ["0.0", "1.0", "2.0", "3.0"]
+
+
+def test_who_drains_is_told_when_the_node_knows(distpool: Command) -> None:
+    distpool.environment["DISTPOOL_SILENCE_S"] = "3"
+    address = distpool.start_head("--num-cpus", "0")
+    distpool("start", "--join", address, "--num-cpus", "1", "--node", "deaf")
+    pid = _process_of("deaf", distpool)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert "Node deaf was not drained: it is gone" in distpool("drain", "deaf", "--address", address, status=1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    log = distpool.folder / "distpool" / "logs" / "deaf.log"
+    while "deaf" in distpool("status", "--address", address) or "drained" not in log.read_text():
+        time.sleep(0.05)  # the order was on its way all the time
+
+
+def _process_of(node: str, distpool: Command) -> int:
+    found = re.search(rf"{node}, process (\d+)", distpool("status"))
+    assert found is not None, distpool("status")
+    return int(found[1])
+
+
 def _wait_for(words: str, log: Path) -> None:
     while words not in log.read_text():
         time.sleep(0.05)  # the watchdog ends this, if need be
@@ -94,8 +143,10 @@ class _NoLargeFiles(Command):
         return ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *super().words(*words)]
 
 
-def _start_full_head(folder: Path, port: str) -> str:
-    return _NoLargeFiles(folder).start_head("--port", port, "--num-cpus", "0")
+def _start_full_head(distpool: Command, port: str) -> str:
+    full = _NoLargeFiles(distpool.folder)
+    full.environment = distpool.environment
+    return full.start_head("--port", port, "--num-cpus", "0")
 
 
 def _restart_head(distpool: Command, address: str) -> None:
@@ -104,4 +155,4 @@ def _restart_head(distpool: Command, address: str) -> None:
     os.kill(int(found[2]), signal.SIGKILL)
     while Path(f"/proc/{found[2]}").exists():
         time.sleep(0.01)  # its port is free when its process has been reaped
-    _start_full_head(distpool.folder, address.rpartition(":")[2])
+    _start_full_head(distpool, address.rpartition(":")[2])

@@ -34,6 +34,7 @@ from distpool.wire.agent_to_scheduler import (
     AgentGoodbye,
     AgentHeartbeat,
     AgentHello,
+    Draining,
     LeaseBlocked,
     LeaseUnblocked,
     LiveLease,
@@ -197,7 +198,7 @@ def test_heartbeats_and_refusal() -> None:
 def test_an_order_to_leave_is_remembered_until_the_objects_are_elsewhere() -> None:
     agent = Agent()
     agent.core._hello = replace(HELLO, site_endpoint="tcp://n:1")
-    agent.handle(SchedulerSaid(Drain()))
+    assert agent.handle(SchedulerSaid(Drain())) == [ToScheduler(Draining())]
     assert agent.handle(SchedulerSaid(Retire("b", "tcp://b:1"))) == [Evacuate("b", "tcp://b:1")]
     assert agent.handle(Evacuated("b", ok=False)) == [ToScheduler(SuccessorFailed("b"))]
     [hello] = agent.handle(SchedulerSaid(HelloWanted()))

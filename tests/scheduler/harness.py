@@ -33,7 +33,9 @@ class Scheduler:
         return self.effects
 
     def node(self, name: str = "n", cpus: float = 4, *, elastic: bool = False, **more: Any) -> list[Any]:
-        said = {key: more.pop(key) for key in ("leases", "site_endpoint", "head", "stands_for") if key in more}
+        said = {
+            key: more.pop(key) for key in ("leases", "site_endpoint", "head", "stands_for", "draining") if key in more
+        }
         hello = from_agent.AgentHello(
             codec.PROTOCOL, codec.PYTHON, __version__, name, name, Shape(cpus, **more), elastic, **said
         )

@@ -41,9 +41,18 @@ def operate(scheduler: Scheduler, message: Any, operator: str = "o") -> Any:
 
 
 def drain(scheduler: Scheduler, node: str) -> to_operator.DrainAnswer:
-    answer = operate(scheduler, from_operator.DrainNode(codec.PROTOCOL, node))
-    assert isinstance(answer, to_operator.DrainAnswer)
+    """The node is told, and says that it knows."""
+    effects = scheduler.handle(OperatorSaid("o", from_operator.DrainNode(codec.PROTOCOL, node)))
+    if ToAgent(node, to_agent.Drain()) in effects:
+        assert not answers(effects)
+        effects = effects + scheduler.agent_says(from_agent.Draining(), node)
+    scheduler.effects = effects
+    [answer] = answers(effects)
     return answer
+
+
+def answers(effects: list[Any]) -> list[to_operator.DrainAnswer]:
+    return [effect.message for effect in effects if isinstance(effect, ToOperator) and effect.operator == "o"]
 
 
 def load(scheduler: Scheduler, *offers: NodeOffer, operator: str = "o") -> to_operator.ClusterLoad:
@@ -89,6 +98,22 @@ def test_an_idle_node_is_drained_at_once(scheduler: Scheduler) -> None:
     # The answer may be lost: it can be said again.
     drain(scheduler, "a")
     assert retired(scheduler.effects) == ["a"]
+
+
+def test_a_drain_is_no_more_than_begun_until_the_node_knows(scheduler: Scheduler) -> None:
+    order = OperatorSaid("o", from_operator.DrainNode(codec.PROTOCOL, "a"))
+    for _ in range(2):  # the first may have been lost on its way
+        effects = scheduler.handle(order)
+        assert ToAgent("a", to_agent.Drain()) in effects
+        assert not answers(effects)
+    effects = scheduler.node("a", 2)  # so it was: the node says hello again, and knows nothing
+    assert ToAgent("a", to_agent.Drain()) in effects
+    assert not answers(effects)
+    effects = scheduler.node("a", 2, draining=True)  # now its answer was lost
+    assert ToAgent("a", to_agent.Drain()) not in effects
+    assert answers(effects) == [to_operator.DrainAnswer("a", 0)]
+    scheduler.handle(OperatorSaid("o", from_operator.DrainNode(codec.PROTOCOL, "b")))
+    assert "it is gone" in answers(scheduler.lose_node("b"))[0].problem
 
 
 def test_a_worker_that_comes_up_on_a_draining_node_is_wanted_back(scheduler: Scheduler) -> None:

@@ -46,6 +46,7 @@ def test_who_joins_takes_over_what_a_drained_last_node_has() -> None:
     scheduler.node("a")
     effects = scheduler.handle(OperatorSaid("o", DrainNode(codec.PROTOCOL, "a")))
     assert ToAgent("a", to_agent.Retire("", "")) in effects
+    effects = scheduler.agent_says(from_agent.Draining(), "a")
     assert ToOperator("o", DrainAnswer("a", 0)) in effects
     assert ToAgent("a", to_agent.Retire("b", "tcp://b:1")) in scheduler.node("b", site_endpoint="tcp://b:1")
 
@@ -64,6 +65,17 @@ def test_who_cannot_take_over_is_asked_again_after_all_others() -> None:
         chosen.append(retire.successor)
         effects = scheduler.agent_says(from_agent.SuccessorFailed(retire.successor), "a")
     assert chosen == ["c", "b", "", "c", "b"]
+
+
+def test_nodes_that_leave_hear_that_their_successor_is_lost_and_are_given_another() -> None:
+    scheduler = Scheduler()
+    for name, memory_bytes in (("a", 1), ("b", 2), ("c", 3)):
+        scheduler.node(name, site_endpoint=f"tcp://{name}:1", memory_bytes=memory_bytes)
+    effects = scheduler.handle(OperatorSaid("o", DrainNode(codec.PROTOCOL, "a")))
+    assert ToAgent("a", to_agent.Retire("c", "tcp://c:1")) in effects
+    assert scheduler.lose_node("c") == [ToAgent("a", to_agent.SiteAt("c", "", ""))]
+    effects = scheduler.agent_says(from_agent.SuccessorFailed("c"), "a")
+    assert effects == [ToAgent("a", to_agent.Retire("b", "tcp://b:1"))]
 
 
 def test_a_restarted_scheduler_learns_who_stands_for_whom() -> None:

@@ -48,17 +48,24 @@ class SimulatedScheduler:
     def _receive(self, source: str, message: Any) -> None:
         if source.startswith("n"):
             self._handle(scheduler_events.AgentSaid(source, message))
+        elif source.startswith("o"):
+            self._handle(scheduler_events.OperatorSaid(source, message))
         else:
             self._handle(scheduler_events.DriverSaid(source, message))
 
     def _handle(self, event: Any) -> None:
         for effect in self.core.handle(event, self._clock.now):
-            target = effect.driver if isinstance(effect, scheduler_events.ToDriver) else effect.node
-            self._network.send(SCHEDULER, target, effect.message)
+            self._network.send(SCHEDULER, _target(effect), effect.message)
         self._events += 1
         if not self._events % _CHECK_EVERY:
             self.core.check_invariants()
         self._timer.update()
+
+
+def _target(effect: scheduler_events.Effect) -> str:
+    if isinstance(effect, scheduler_events.ToDriver):
+        return effect.driver
+    return effect.node if isinstance(effect, scheduler_events.ToAgent) else effect.operator
 
 
 class SimulatedNode:

@@ -10,9 +10,12 @@ import os
 
 import pytest
 
+from distpool.wire import codec
+from distpool.wire.operator_to_scheduler import DrainNode
 from distpool.wire.scheduler_to_driver import LeaseGranted
 from tests.simulation.cluster import Cluster
 from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.parties import SCHEDULER
 
 pytestmark = pytest.mark.watchdog(300)
 
@@ -69,3 +72,23 @@ def test_a_worker_that_was_given_up_while_the_scheduler_confirmed_it_stays_so() 
     cluster.network.send = watch  # type: ignore[method-assign]
     cluster.run()
     assert confirmed > 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_an_operator_was_told_is_drained_leaves_under_a_later_scheduler(seed: int) -> None:
+    """The scheduler dies when it has answered, and with it all that it has said and that has not arrived."""
+    cluster = Cluster(seed, drivers=0, faults=0)
+    node = cluster.nodes["n1"]
+    heard: list[object] = []
+
+    def hear(_: str, message: object) -> None:
+        heard.append(message)
+        cluster.scheduler.kill()
+        cluster.network.reset(SCHEDULER, node.name)
+
+    cluster.network.up("o", hear)
+    cluster.clock.after(0.5, lambda: cluster.network.send("o", SCHEDULER, DrainNode(codec.PROTOCOL, node.name)))
+    cluster.wait_until(lambda: bool(heard))
+    cluster._restart_scheduler()
+    cluster.wait_until(lambda: node.name in cluster.scheduler.core.book.nodes or bool(node.core.refused))
+    assert node.core.refused or cluster.scheduler.core.book.nodes[node.name].draining

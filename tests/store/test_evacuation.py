@@ -24,6 +24,8 @@ class _Node:
         self.stood_for: tuple[str, ...] = ()
         self.handlers: dict[type, Callable[[str, Any], None]] = {}
         self.on_served: Callable[[str], None] = lambda site: None
+        self.on_gone: Callable[[str], None] = lambda site: None
+        self.sought: list[str] = []
         self.files = self.connections = self
         self.custody = Custody(lambda maker: [name for name in self.held if name.startswith(maker)], self.remove)
         self.evacuation = Evacuation(self, self.custody, self._stands_for)  # type: ignore[arg-type]
@@ -45,6 +47,9 @@ class _Node:
 
     def found(self, *_: str) -> None:
         pass
+
+    def find(self, site: str) -> None:
+        self.sought.append(site)
 
     def segments(self) -> list[str]:
         return list(self.held)
@@ -179,16 +184,30 @@ def test_a_successor_that_says_nothing_is_given_up(lan: _Lan) -> None:
     node.leave("large")
     asked = lan.posted.popleft()
     assert isinstance(asked[2], TakeOver)
-    deadline = node.evacuation.next_deadline()
-    assert deadline is not None
-    node.evacuation.on_time(deadline)
+    while not node.left:
+        deadline = node.evacuation.next_deadline()
+        assert deadline is not None
+        node.evacuation.on_time(deadline)
     assert node.left == [False]
+    assert set(node.sought) == {"large"}, "where it is, a scheduler that came later is asked"
     # It was only slow: it does it, and is told that it was for nothing.
     lan.posted.appendleft(asked)
     lan.deliver()
     assert node.left == [False]
     assert lan["large"].held == {}
     assert lan["large"].stood_for == ()
+
+
+def test_a_successor_that_is_lost_is_given_up_at_once(lan: _Lan, caplog: Any) -> None:
+    node = lan["a"]
+    node.leave("large")
+    node.on_gone("small")
+    assert node.left == []
+    node.on_gone("large")
+    assert node.left == [False]
+    assert "it is gone" in caplog.text
+    node.on_gone("large")
+    assert node.left == [False]
 
 
 def test_who_takes_over_leaves_with_all_of_it(lan: _Lan) -> None:

@@ -27,6 +27,8 @@ _SETTLE_S, _LOOK_S = 10.0, 0.1
 _STAY_LOOK_S, _ASK_AGAIN_S = 0.5, 15.0
 #: A successor is given up after so long without any progress.
 _STUCK_S = 60.0
+#: The scheduler tells of a successor that is lost.  One that was restarted meanwhile must be asked.
+_FIND_S = 5.0
 
 
 class Evacuation:
@@ -50,6 +52,7 @@ class Evacuation:
         self._taken: dict[str, set[str]] = {}
         self._standing: dict[str, tuple[str, ...]] = {}
         site.on_served = self._on_served
+        site.on_gone = self._on_gone
         site.handles(TakeOver, self._on_take_over)
         site.handles(TakenOver, self._on_taken_over)
         site.handles(TakeBack, self._on_take_back)
@@ -79,11 +82,15 @@ class Evacuation:
         """Go on if it is time."""
         if self._done is None:
             return
-        self._look_at = min(self._until, now + (_LOOK_S if self._successor else _STAY_LOOK_S))
         if self._asked:
+            self._look_at = min(self._until, now + _FIND_S)
             if now >= self._until:
                 self._fail(f"it said nothing for {_STUCK_S:g} s")
-        elif not self._taking and (self._custody.settled or now >= self._until):
+            else:
+                self._site.connections.find(self._successor)
+            return
+        self._look_at = min(self._until, now + (_LOOK_S if self._successor else _STAY_LOOK_S))
+        if not self._taking and (self._custody.settled or now >= self._until):
             self._ask(now)
 
     def _ask(self, now: float) -> None:
@@ -101,7 +108,7 @@ class Evacuation:
             self._asked = True
             self._number += 1
             self._missing = {claim.segment for claim in claims}
-            self._until = self._look_at = now + _STUCK_S
+            self._until, self._look_at = now + _STUCK_S, now + _FIND_S
             log.info("%d segments move to node %s", len(claims), self._successor)
             crashpoints.reach("evacuation.asking")
             self._site.connections.ask(self._successor, TakeOver(self._number, claims, self._stood_for()))
@@ -122,7 +129,11 @@ class Evacuation:
     def _on_served(self, site: str) -> None:
         # A large segment over a slow link takes its time.
         if self._asked and site == self._successor:
-            self._until = self._look_at = time.monotonic() + _STUCK_S
+            self._until = time.monotonic() + _STUCK_S
+
+    def _on_gone(self, site: str) -> None:
+        if self._done is not None and site == self._successor:
+            self._fail("it is gone")
 
     def _on_taken_over(self, site: str, message: TakenOver) -> None:
         if not self._asked or message.number != self._number:

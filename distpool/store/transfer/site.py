@@ -60,6 +60,8 @@ class Site:
         self._questions: dict[int, _Question] = {}
         #: Told of each site that was given a piece of something.
         self.on_served: Callable[[str], None] = lambda site: None
+        #: Told of each site that is no more.
+        self.on_gone: Callable[[str], None] = lambda site: None
         self._on: dict[type, Callable[[str, Any], None]] = {
             says.SourceWanted: self._on_source_wanted,
             says.SourceFailed: self._on_source_failed,
@@ -155,6 +157,7 @@ class Site:
         """See ``connections.Party``."""
         self._share(fanout_core.SiteLost(site))
         self._pull(pull_events.SiteGone(site))
+        self.on_gone(site)
 
     # -- giving ---------------------------------------------------------------------------------------------------
 
