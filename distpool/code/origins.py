@@ -88,7 +88,9 @@ def digest(module_name: str, name: str, value: Any) -> bytes:
     each process).
     """
     import pickle
-    from hashlib import blake2b
+
+    # ``hashlib`` would load OpenSSL, in every worker that asks about a module.
+    from _blake2 import blake2b
 
     hashing = blake2b(digest_size=12)
     if type(value) in _ATOMS:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from distpool.node.events import Effect, EndGeneration, GenerationEnded, GenerationReady, MakeGeneration
 
 #: Learned modules are loaded when no news has come for so long: the workers of a pool report at about the same time.
-_LEARN_PAUSE_S = 0.5
+_LEARN_PAUSE_S = 0.1
+#: Each generation loads everything anew, so a program that always comes up with more waits twice as long each time.
+_LONGEST_PAUSE_S = 3.0
 #: A generation that has not come up by then hangs in an import.
 _TIMEOUT_S = 120.0
 
@@ -45,7 +47,7 @@ class Generations:
         new = [name for name in names if name not in self._learned and name not in self._unloadable]
         if new and self._preload:
             self._learned.update(dict.fromkeys(new))
-            self._learn_at = now + _LEARN_PAUSE_S
+            self._learn_at = now + self._pause_s()
 
     def on_time(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -75,7 +77,7 @@ class Generations:
         self.workers[event.generation] = 0
         self.current = event.generation
         if set(self._learned) - self._loaded - self._unloadable:
-            self._learn_at = now + _LEARN_PAUSE_S
+            self._learn_at = now + self._pause_s()
         return self.end_unused()
 
     def on_ended(self, event: GenerationEnded, now: float) -> None:
@@ -88,9 +90,12 @@ class Generations:
             self._learn_at = now
         elif number == self.current and number:
             self.current, self._loaded = 0, frozenset()
-            self._learn_at = now + _LEARN_PAUSE_S
+            self._learn_at = now + self._pause_s()
         if number:
             self.workers.pop(number, None)
+
+    def _pause_s(self) -> float:
+        return min(_LEARN_PAUSE_S * 2.0 ** min(self._last, 10), _LONGEST_PAUSE_S)
 
     def end_unused(self) -> list[Effect]:
         """End those that have no workers and will get none."""

@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
@@ -37,7 +38,7 @@ from distpool.node.control import Exited, Fork, Forked, Generate, NotForked, Rea
 _PR_SET_PDEATHSIG = 1
 #: Of the thread in which a generation loads its modules (``nice``): a tenth of a core when all cores are busy.
 _LOADING_PRIORITY = 10
-#: After so long without a request, there is time to load what only some workers need.
+#: After so long, the first workers are up, and between requests there is time to load what only some workers need.
 _QUIET_S = 0.05
 #: Libraries make threads when they are imported, unless they are told otherwise: numerical ones as many as there are
 #: cores, and pyarrow (which scikit-learn and pandas import) one in which its allocator tidies up.
@@ -66,14 +67,20 @@ def run(control: socket.socket, worker_module: str, import_path: list[str]) -> N
         with contextlib.suppress(ConnectionError):
             end.send(Unfit(0, (), traceback.format_exc()))
         os._exit(1)
-    _Zygote(end, 0, module).serve((), ())
+    _Zygote(end, 0, module, frozenset(sys.modules)).serve((), ())
 
 
 class _Zygote:
-    def __init__(self, control: ZygoteEnd, generation: int, worker_module: Any) -> None:
+    """
+    :param needed: the modules that the first zygote had before it loaded any ahead of time.
+    """
+
+    def __init__(self, control: ZygoteEnd, generation: int, worker_module: Any, needed: frozenset[str]) -> None:
         self._control = control
         self._generation = generation
         self._worker_module = worker_module
+        self._needed = needed
+        self._to_load: deque[str] = deque(getattr(worker_module, "LOADED_LATER", ()))
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -90,14 +97,14 @@ class _Zygote:
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
-        timeout_ms: float | None = _QUIET_S * 1000
+        load_at = time.monotonic() + _QUIET_S
         try:
             self._control.send(Ready(self._generation, os.getpid(), modules, unloadable))
             while True:
-                ready = poll.poll(timeout_ms)
+                wait_ms = max(0.0, load_at - time.monotonic()) * 1000 if self._to_load else None
+                ready = poll.poll(wait_ms)
                 if not ready:
-                    timeout_ms = None
-                    self._load_rest()
+                    self._load_next()
                 for fd, _ in ready:
                     if fd == self._wake_read:
                         self._reap()
@@ -106,10 +113,9 @@ class _Zygote:
         except (EOFError, ConnectionError):
             os._exit(0)  # the node is gone; the kernel ends the workers
 
-    def _load_rest(self) -> None:
+    def _load_next(self) -> None:
         gc.disable()
-        for name in getattr(self._worker_module, "LOADED_LATER", ()):
-            importlib.import_module(name)
+        importlib.import_module(self._to_load.popleft())
         gc.freeze()
         gc.enable()
 
@@ -174,6 +180,7 @@ class _Zygote:
                     scheduler_endpoint=message.scheduler_endpoint,
                     store_folder=message.store_folder,
                     cluster=message.cluster,
+                    learned=self._learned(),
                 )
             )
             code = 0
@@ -188,6 +195,10 @@ class _Zygote:
                 except Exception:
                     pass  # its reader is gone, and there is nobody else to tell
             os._exit(code)
+
+    def _learned(self) -> frozenset[str]:
+        """Modules of the standard library that have been loaded ahead of time."""
+        return sys.stdlib_module_names & (sys.modules.keys() - self._needed)
 
     def _leave_zygote(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -215,7 +226,7 @@ class _Zygote:
             if culprit is not None:
                 end.send(Unfit(message.generation, (culprit,), "it starts threads when it is imported"))
                 os._exit(0)
-            _Zygote(end, message.generation, self._worker_module).serve(loaded, unloadable)
+            _Zygote(end, message.generation, self._worker_module, self._needed).serve(loaded, unloadable)
         finally:
             os._exit(1)
 

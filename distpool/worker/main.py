@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from distpool.node.control import ClusterFacts
     from distpool.wire.security import Keys
 
-#: What only some tasks need: those that submit tasks, or share memory.  The zygote loads it when it has nothing else to
-#: do: the first workers must not wait for it.
+#: What only some tasks need: those whose modules have state, that submit tasks, or share memory.  The zygote loads one
+#: after the other when it has nothing else to do: the first workers must not wait for it.
 LOADED_LATER = (
+    "_blake2",
+    "distpool.code.by_value",
     "distpool.driver.current",
     "distpool.driver.environment",
     "distpool.code.definitions",
@@ -61,6 +63,7 @@ class WorkerStart(msgspec.Struct, frozen=True):
     :param scheduler_endpoint: the cluster's scheduler, as seen from this node.
     :param store_folder: the folder of the node's object store.
     :param cluster: None on a private node; otherwise ``endpoint`` is not used.
+    :param learned: modules of the standard library that the zygote has loaded ahead of time, since tasks may need them.
     """
 
     lease: str
@@ -70,6 +73,7 @@ class WorkerStart(msgspec.Struct, frozen=True):
     scheduler_endpoint: str
     store_folder: str
     cluster: ClusterFacts | None = None
+    learned: frozenset[str] = frozenset()
 
 
 def run(start: WorkerStart) -> NoReturn:

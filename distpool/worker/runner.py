@@ -283,7 +283,7 @@ class Runner:
         mailbox = self._mailbox
         self.running = _SETTING_UP
         try:
-            setup.enter_program(message)
+            setup.enter_program(message, self._start.learned)
             if setup.is_elsewhere(message):
                 self.imports.compare_with(message.versions)
             self._forwarder.limit(message.output_bytes_per_s)

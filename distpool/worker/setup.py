@@ -18,6 +18,7 @@ import msgspec
 from distpool.node.machine import file_space, process_space
 from distpool.wire.driver_to_worker import Setup
 from distpool.worker import warning_filters
+from distpool.worker.imports import forget_shadowed
 from distpool.worker.output import ForwardedStream, Forwarder, make_log_handler
 from distpool.worker.thread_budget import limit_threads
 
@@ -72,8 +73,11 @@ def is_elsewhere(setup: Setup) -> bool:
     return bool(setup.file_space) and setup.file_space != file_space()
 
 
-def enter_program(setup: Setup) -> None:
-    """What must be so before any code of the user's can be loaded."""
+def enter_program(setup: Setup, learned: frozenset[str] = frozenset()) -> None:
+    """What must be so before any code of the user's can be loaded.
+
+    :param learned: see ``WorkerStart``.
+    """
     folder = setup.working_directory
     if is_elsewhere(setup):
         # Folders, packages and the shell's settings are this machine's; the user's modules come from the driver.
@@ -90,6 +94,7 @@ def enter_program(setup: Setup) -> None:
             pass  # removed meanwhile, or not there on this node: then tasks start where the node does
     # The zygote may have looked into these folders before the user put modules there.
     importlib.invalidate_caches()
+    forget_shadowed(learned)
     sys.argv = list(setup.argv)
 
 

@@ -27,6 +27,7 @@ class WorkerStart:
     scheduler_endpoint: str
     store_folder: str
     cluster: object = None
+    learned: frozenset[str] = frozenset()
 
 
 def run(start: WorkerStart) -> None:

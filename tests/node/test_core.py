@@ -282,6 +282,18 @@ def test_what_workers_import_is_loaded_in_a_new_generation() -> None:
     assert len(agent.exited(8)) == 1
 
 
+def test_who_always_comes_up_with_new_modules_waits_longer_each_time() -> None:
+    agent = Agent()
+    agent.running()
+    waits = []
+    for number in range(1, 8):
+        before = agent.now
+        _learn(agent, f"m{number}")
+        waits.append(agent.now - before)
+        agent.handle(GenerationReady(number, tuple(f"m{loaded}" for loaded in range(1, number + 1))))
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0])
+
+
 def test_a_module_that_makes_a_generation_unfit_is_left_out() -> None:
     agent = Agent()
     agent.running()

@@ -56,7 +56,7 @@ class Driver:
         self._attempts = 0
         start = WorkerStart(LEASE, "node", f"ipc://{folder}/a", f"ipc://{folder}/w", "ipc://s", str(store_folder))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *msgspec.structs.astuple(start)[:-1]],
+            [sys.executable, "-c", _PROGRAM, *msgspec.structs.astuple(start)[:6]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
