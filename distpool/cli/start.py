@@ -115,7 +115,7 @@ def start(arguments: argparse.Namespace) -> int:
         first_port=first_port,
         last_port=last_port,
         capacity=_capacity(arguments),
-        working_directory=os.getcwd(),
+        working_directory=os.getcwdb(),
         foreground=arguments.foreground,
         log=log,
         private=arguments.private,

@@ -6,6 +6,7 @@ import contextlib
 import copy  # noqa: F401 - it tries to import a module of Jython's, for which the driver should not be asked
 import importlib.machinery
 import importlib.util
+import os
 import socket
 import sys
 import threading
@@ -154,12 +155,13 @@ class DriverFinder:
                     name=name,
                 )
             return None
-        source = None if not answer.source and not answer.filename else answer.source
-        loader = _DriverLoader(self, name, source, answer.filename, answer.is_package)
+        filename = os.fsdecode(answer.filename)
+        source = None if not answer.source and not filename else answer.source
+        loader = _DriverLoader(self, name, source, filename, answer.is_package)
         return importlib.machinery.ModuleSpec(
             name,
             loader,  # type: ignore[arg-type]
-            origin=answer.filename or None,
+            origin=filename or None,
             is_package=answer.is_package,
         )
 

@@ -10,6 +10,7 @@ receives messages must never take it: news from the driver are put down by ``on_
 from __future__ import annotations
 
 import builtins
+import os
 import pickle
 import sys
 import threading
@@ -313,7 +314,7 @@ def install(requester: Requester, setup: Setup, store: Any = None, *, elsewhere:
     main = DriverModule(MAIN)
     _former_main = sys.modules.get(MAIN)
     sys.modules[MAIN] = sys.modules[MAIN_ALIAS] = main
-    main.__dict__.update(main_attributes(setup.main_name, setup.main_file))
+    main.__dict__.update(main_attributes(setup.main_name, os.fsdecode(setup.main_file)))
     loader.add_module(main)
     _loader = loader
     rebuild.set_source(loader)

@@ -11,6 +11,7 @@ from typing import Any
 from distpool.code.names import is_served_by_name
 from distpool.code.origins import is_user_file
 from distpool.wire.driver_to_worker import ModuleSource
+from distpool.wire.system_text import to_bytes
 from distpool.wire.worker_to_driver import FetchModule
 
 
@@ -46,13 +47,13 @@ def module_source(message: FetchModule) -> ModuleSource:
         # A namespace package: only its name is needed, so that its modules can be asked for.
         if module is not None and not any(is_user_file(str(path)) for path in module.__path__):
             return absent
-        return ModuleSource(message.request, name, True, True, "<namespace>", b"")
+        return ModuleSource(message.request, name, True, True, b"<namespace>")
     if not isinstance(filename, str) or not is_user_file(filename):
         return absent
     source = _read_source(loader, name, filename)
     if source is None:
         return absent
-    return ModuleSource(message.request, name, True, is_package, filename, source)
+    return ModuleSource(message.request, name, True, is_package, to_bytes(filename), source)
 
 
 def _installed(name: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from distpool.node.machine import file_space
+from distpool.wire.system_text import to_bytes
 
 if TYPE_CHECKING:
     from distpool.driver.spec import PoolSpec
@@ -32,14 +33,14 @@ def elsewhere(environment: dict[str, str], spec: PoolSpec) -> dict[str, Any]:
     }
 
 
-def _carried(environment: dict[str, str], spec: PoolSpec) -> tuple[str, ...]:
+def _carried(environment: dict[str, str], spec: PoolSpec) -> tuple[bytes, ...]:
     """Names of the variables that the program set itself, that the pool has, and that the user asked for."""
     asked_for = {name.strip() for name in environment.get("DISTPOOL_ENVIRONMENT", "").split(",")}
     names = {GPU_VARIABLE, *(spec.environment or {}), *(asked_for & environment.keys())}
     inherited = _inherited()
     if inherited is not None:
         names |= {name for name, value in environment.items() if inherited.get(name) != value}
-    return tuple(sorted(names - {"DISTPOOL_TOKEN", "DISTPOOL_TOKEN_FILE"}))
+    return tuple(map(to_bytes, sorted(names - {"DISTPOOL_TOKEN", "DISTPOOL_TOKEN_FILE"})))
 
 
 def _inherited() -> dict[str, str] | None:

@@ -18,6 +18,7 @@ from distpool.node.machine import process_space
 from distpool.on_import import loaded
 from distpool.wire.driver_to_worker import Setup
 from distpool.wire.scheduler_to_driver import LeaseGranted
+from distpool.wire.system_text import to_bytes
 from distpool.worker.setup import LoggerState, LoggingState, ProgramState
 
 if TYPE_CHECKING:
@@ -39,18 +40,19 @@ class CapturedSetup:
     def __init__(self, driver: str, spec: PoolSpec, initializer: Packed | None, remote: bool = False) -> None:
         main = sys.modules.get("__main__")
         spec_of_main = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
+        file: str = getattr(main, "__file__", None) or ""
         self._driver = driver
         self._spec = spec
         self._initializer = initializer
-        self._environment = {**_environment(), **(spec.environment or {})}
-        self._working_directory = _working_directory()
-        self._elsewhere: dict[str, Any] = elsewhere(self._environment, spec) if remote else {}
+        environment = {**os.environ, **(spec.environment or {})}
+        self._environment = {to_bytes(name): to_bytes(value) for name, value in environment.items()}
+        self._working_directory = to_bytes(_working_directory())
+        self._elsewhere: dict[str, Any] = elsewhere(environment, spec) if remote else {}
         self._growth_bytes = _growth_bytes(os.environ.get("DISTPOOL_WORKER_GROWTH_BYTES", ""))
-        self._sys_path = [path for path in sys.path if isinstance(path, str)]
-        self._argv = [argument for argument in getattr(sys, "argv", []) if isinstance(argument, str)]
+        self._sys_path = [to_bytes(path) for path in sys.path if isinstance(path, str)]
+        self._argv = [to_bytes(argument) for argument in getattr(sys, "argv", []) if isinstance(argument, str)]
         self._main_name = str(getattr(spec_of_main, "name", None) or "")
-        self._main_file = os.path.abspath(file) if isinstance(file, str) and self._working_directory else (file or "")
+        self._main_file = to_bytes(os.path.abspath(file) if file and self._working_directory else file)
         self._user_modules = _user_modules()
         self._num_threads = _num_threads(spec)
         self._parent_identity = _parent_identity()
@@ -87,10 +89,10 @@ class CapturedSetup:
             retriable=spec.max_retries > 0 and not spec.strict,
         )
 
-    def _environment_for(self, grant: LeaseGranted) -> dict[str, str]:
+    def _environment_for(self, grant: LeaseGranted) -> dict[bytes, bytes]:
         if grant.gpus is None:
             return self._environment
-        return {**self._environment, GPU_VARIABLE: grant.gpus}
+        return {**self._environment, GPU_VARIABLE.encode(): grant.gpus.encode()}
 
 
 def capture(session: Any, spec: PoolSpec, initializer: Packed | None) -> CapturedSetup:
@@ -133,21 +135,6 @@ def _growth_bytes(text: str) -> int:
     except ValueError:
         pass
     raise ValueError(f"DISTPOOL_WORKER_GROWTH_BYTES must be a number of bytes, not {text!r}")
-
-
-def _environment() -> dict[str, str]:
-    # Undecodable bytes (surrogates) cannot travel as text; programs hardly set such on purpose.
-    return {name: value for name, value in os.environ.items() if _is_text(name) and _is_text(value)}
-
-
-def _is_text(value: str) -> bool:
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _working_directory() -> str:

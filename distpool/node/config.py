@@ -39,7 +39,7 @@ class MemberConfig(msgspec.Struct, frozen=True):
     first_port: int
     last_port: int
     capacity: Shape
-    working_directory: str
+    working_directory: bytes
     foreground: bool
     log: str = ""
     private: bool = False
@@ -56,7 +56,7 @@ class MemberConfig(msgspec.Struct, frozen=True):
 class NodeConfig(msgspec.Struct, frozen=True):
     """What the driver tells its node.
 
-    :param import_path: folders of installed packages that the driver can import from.
+    :param import_path: folders of installed packages that the driver can import from, as ``system_text`` has them.
     :param spares: how many spare workers to keep; None: as many as is good for the machine.
     :param worker_module: what workers run; differs in tests only.
     :param store_settings: of its object store.
@@ -69,7 +69,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     store: str
     spill: str
     driver_pid: int
-    import_path: list[str]
+    import_path: list[bytes]
     spares: int | None = None
     preload: bool = True
     worker_module: str = "distpool.worker.main"

@@ -19,6 +19,7 @@ import time
 
 from distpool.errors import ConnectError
 from distpool.store.settings import OWNER_FILE
+from distpool.wire.system_text import is_unicode
 
 _SHARED_MEMORY = "/dev/shm"
 #: Socket paths may have 107 bytes; so many of them are left for the names of sockets.
@@ -201,12 +202,15 @@ def remove_tree(folder: str) -> None:
 
 
 def _temporary_folders() -> list[str]:
-    """As ``tempfile`` looks for them, without the cost of importing it."""
+    """As ``tempfile`` looks for them, without the cost of importing it.
+
+    Those whose names are no Unicode are left out: addresses of sockets are made of them, and travel in messages.
+    """
     tempfile = sys.modules.get("tempfile")
     chosen = [tempfile.tempdir] if tempfile is not None and tempfile.tempdir else []
     chosen += [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
     folders = [os.path.abspath(os.fsdecode(folder)) for folder in chosen if folder]
-    return list(dict.fromkeys([*folders, "/tmp", "/var/tmp"]))
+    return list(dict.fromkeys([*filter(is_unicode, folders), "/tmp", "/var/tmp"]))
 
 
 def _make_first(parents: list[str], name: str) -> tuple[str, int]:

@@ -29,6 +29,7 @@ from distpool.node.config import (
 from distpool.node.folders import Folders
 from distpool.node.spawn import Spawned, spawn, spawn_private
 from distpool.store.settings import StoreSettings
+from distpool.wire.system_text import to_bytes
 
 #: How long a node may take to start; a machine that is busy may need seconds where an idle one needs a tenth of one.
 START_TIMEOUT_S = 60.0
@@ -182,7 +183,7 @@ def start_private_node(
     spares: int | None = None,
     preload: bool = True,
     worker_module: str = "distpool.worker.main",
-    import_path: list[str] | None = None,
+    import_path: list[bytes] | None = None,
     store_settings: StoreSettings | None = None,
     predecessor: PrivateNode | None = None,
     spawned: Spawned | None = None,
@@ -316,9 +317,9 @@ def _next_name(name: str) -> str:
     return f"{first}~{int(number or 1) + 1}"
 
 
-def installed_packages() -> list[str]:
+def installed_packages() -> list[bytes]:
     """Where this program finds installed packages."""
-    return [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
+    return [to_bytes(entry) for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
 
 
 def spare_workers() -> int | None:

@@ -55,11 +55,11 @@ _NO_THREADS = dict.fromkeys(
 ) | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
-def run(control: socket.socket, worker_module: str, import_path: list[str]) -> NoReturn:
+def run(control: socket.socket, worker_module: str, import_path: list[bytes]) -> NoReturn:
     """Be the first zygote, in a process that has just been forked (or started) for it.  Never returns."""
     die_with_parent()
     crashpoints.play("zygote")
-    sys.path += [entry for entry in import_path if entry not in sys.path]
+    sys.path += [entry for entry in map(os.fsdecode, import_path) if entry not in sys.path]
     end = ZygoteEnd(control)
     try:
         module = importlib.import_module(worker_module)

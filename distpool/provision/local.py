@@ -138,7 +138,7 @@ class LocalProvisioner(BaseProvisioner[_Process]):
             first_port=0,
             last_port=0,
             capacity=self.kind.capacity,
-            working_directory=os.getcwd(),
+            working_directory=os.getcwdb(),
             foreground=True,
             log=process.log,
             private=self._private,

@@ -103,7 +103,7 @@ class Supervisor:
             first_port=0,
             last_port=0,
             capacity=Shape(0.0),
-            working_directory=os.getcwd(),
+            working_directory=os.getcwdb(),
             foreground=True,
             log=log,
             private=True,

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from distpool.wire.system_text import is_unicode
+
 #: In each folder of a node: locked by those for whom it is kept.
 OWNER_FILE = ".owner"
 #: In a store folder: locked by the agent that keeps its books.
@@ -94,6 +96,10 @@ def _place(name: str, uri: str) -> tuple[str, str]:
         if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
             raise ValueError(
                 f"{name} is {uri!r}, but {folder!r} is no folder that this user can write to; make it first"
+            )
+        if not is_unicode(folder):
+            raise ValueError(
+                f"{name} is {uri!r}, which is no Unicode in this locale; name another folder, or set LC_ALL"
             )
         return os.path.abspath(folder), ""
     if "://" not in uri:

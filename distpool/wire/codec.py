@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 #: Raised by one whenever a message changes in a way that an older peer would misread.
-PROTOCOL = 3
+PROTOCOL = 4
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 encode = msgspec.msgpack.Encoder().encode

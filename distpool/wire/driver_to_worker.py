@@ -19,9 +19,9 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Setup(_Message, frozen=True):
     """First message to a leased worker: make the process look like the parent program, then run the initializer.
 
-    ``environment`` is the whole of the parent's ``os.environ``.  ``initializer`` is a pickle of ``(function, args)`` or
-    empty.  ``state`` is a pickle of what must be told in Python's own terms (warnings filters, logging levels, ...),
-    see ``distpool.driver.environment``.
+    ``environment`` is the whole of the parent's ``os.environ``; like paths and arguments, it is bytes, see
+    ``system_text``.  ``initializer`` is a pickle of ``(function, args)`` or empty.  ``state`` is a pickle of what must
+    be told in Python's own terms (warnings filters, logging levels, ...), see ``distpool.driver.environment``.
 
     A worker that sees other files than the driver (``file_space`` differs, see ``distpool.node.machine``) has an import
     path and packages of its own, and takes of the environment only the names in ``carried``; ``versions`` are those of
@@ -34,12 +34,12 @@ class Setup(_Message, frozen=True):
     driver: str
     lease: str
     pool: str
-    environment: dict[str, str]
-    working_directory: str
-    sys_path: list[str]
-    argv: list[str]
+    environment: dict[bytes, bytes]
+    working_directory: bytes
+    sys_path: list[bytes]
+    argv: list[bytes]
     main_name: str
-    main_file: str
+    main_file: bytes
     user_modules: list[str]
     process_name: str
     identity: tuple[int, ...]
@@ -50,7 +50,7 @@ class Setup(_Message, frozen=True):
     state: bytes
     max_tasks: int = 0
     file_space: str = ""
-    carried: tuple[str, ...] = ()
+    carried: tuple[bytes, ...] = ()
     versions: dict[str, str] = {}
     output_bytes_per_s: int = 0
     seat: GangSeat | None = None
@@ -144,7 +144,7 @@ class ModuleSource(_Message, frozen=True):
     name: str
     found: bool
     is_package: bool = False
-    filename: str = ""
+    filename: bytes = b""
     source: bytes = b""
     installed: str = ""
 

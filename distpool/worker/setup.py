@@ -78,14 +78,16 @@ def enter_program(setup: Setup, learned: frozenset[str] = frozenset()) -> None:
 
     :param learned: see ``WorkerStart``.
     """
-    folder = setup.working_directory
+    folder = os.fsdecode(setup.working_directory)
+    environment = {os.fsdecode(name): os.fsdecode(value) for name, value in setup.environment.items()}
     if is_elsewhere(setup):
         # Folders, packages and the shell's settings are this machine's; the user's modules come from the driver.
-        os.environ.update({name: setup.environment[name] for name in setup.carried if name in setup.environment})
-        folder = setup.environment.get("DISTPOOL_WORKING_DIRECTORY") or folder
+        carried = map(os.fsdecode, setup.carried)
+        os.environ.update({name: environment[name] for name in carried if name in environment})
+        folder = environment.get("DISTPOOL_WORKING_DIRECTORY") or folder
     else:
-        _replace_environment(setup.environment)
-        sys.path[:] = setup.sys_path
+        _replace_environment(environment)
+        sys.path[:] = map(os.fsdecode, setup.sys_path)
     limit_threads(setup.num_threads)
     if folder:
         try:
@@ -95,7 +97,7 @@ def enter_program(setup: Setup, learned: frozenset[str] = frozenset()) -> None:
     # The zygote may have looked into these folders before the user put modules there.
     importlib.invalidate_caches()
     forget_shadowed(learned)
-    sys.argv = list(setup.argv)
+    sys.argv = [os.fsdecode(argument) for argument in setup.argv]
 
 
 def adopt_state(setup: Setup, forwarder: Forwarder) -> None:

@@ -28,7 +28,7 @@ from distpool.wire.channel import Channel
 from distpool.wire.resources import Shape
 
 ROOT = str(Path(__file__).parents[2])
-STUB: dict[str, Any] = {"worker_module": "tests.node.stub_worker", "import_path": [ROOT]}
+STUB: dict[str, Any] = {"worker_module": "tests.node.stub_worker", "import_path": [os.fsencode(ROOT)]}
 
 
 class Driver:
@@ -233,7 +233,7 @@ def test_a_killed_zygote_is_replaced() -> None:
 
 @pytest.mark.parametrize("module", ["tests.node.stub_worker", "tests.node.broken_worker"])
 def test_a_zygote_whose_node_has_ended_before_it_was_ready_ends_without_a_word(module: str) -> None:
-    config = NodeConfig("n", "", "", "", os.getpid(), [ROOT], worker_module=module)
+    config = NodeConfig("n", "", "", "", os.getpid(), [os.fsencode(ROOT)], worker_module=module)
     life_read, life_write = os.pipe()
     said_read, said_write = os.pipe()
     ours, theirs = socket.socketpair()
@@ -252,7 +252,7 @@ def test_a_zygote_whose_node_has_ended_before_it_was_ready_ends_without_a_word(m
 def test_a_program_that_dies_while_its_node_starts_leaves_nothing_and_no_word(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    config = NodeConfig("n", str(root), str(tmp_path / "swept"), str(root / "spill"), os.getpid(), [ROOT])
+    config = NodeConfig("n", str(root), str(tmp_path / "swept"), str(root / "spill"), os.getpid(), [os.fsencode(ROOT)])
     life_read, life_write = os.pipe()
     status_read, status_write = os.pipe()
     said_read, said_write = os.pipe()
@@ -352,7 +352,7 @@ def test_a_program_in_a_folder_of_deceptive_names(tmp_path: Path) -> None:
 
 def test_what_keeps_a_node_from_starting_is_said() -> None:
     with pytest.raises(ConnectError, match="this module is broken on purpose"):
-        start_private_node(worker_module="tests.node.broken_worker", import_path=[ROOT])
+        start_private_node(worker_module="tests.node.broken_worker", import_path=[os.fsencode(ROOT)])
 
 
 def test_a_python_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from distpool.wire.driver_to_worker import (
 from distpool.wire.streams import StreamBytes, StreamEnded, StreamOpened, StreamTaken
 from distpool.worker.mailbox import Mailbox
 
-_SETUP = Setup("d-1", "l", "p", {}, "/", [], [], "", "", [], "worker", (1,), True, 1, b"", (), b"")
+_SETUP = Setup("d-1", "l", "p", {}, b"/", [], [], "", b"", [], "worker", (1,), True, 1, b"", (), b"")
 
 
 class _Channel:
