@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 _ANSWER_S = 10.0
 
@@ -27,7 +26,7 @@ def memory(arguments: argparse.Namespace) -> int:
 
     found = 0
     for folder in store_folders():
-        told = ask_node(Path(folder), _ANSWER_S)
+        told = ask_node(folder, _ANSWER_S)
         if told is not None:
             found += 1
             name, contents = told

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import TimeoutError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -147,7 +146,7 @@ class Session:
             return inherited
         name = self.routing_id.decode()
         if self.address is None:
-            return ObjectStore(Path(origin.store_folder), name, on_free=on_free)
+            return ObjectStore(origin.store_folder, name, on_free=on_free)
         from distpool.driver.site import DriverSite
 
         assert origin.keys is not None

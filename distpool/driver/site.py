@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import zmq
 
@@ -73,9 +72,9 @@ class DriverSite:
         self._site: Site | None = None
 
     @property
-    def store_folder(self) -> Path:
+    def store_folder(self) -> str:
         """Where the driver's store keeps its segments."""
-        return Path(self._folders.store)
+        return self._folders.store
 
     def prepare(self) -> None:
         """Make the folders, before they are first used.

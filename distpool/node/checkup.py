@@ -147,7 +147,7 @@ def _processes(root: Path) -> Iterator[Finding]:
     if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
         own = sum(1 for path in (root / "proc").glob("[0-9]*") if _is_own(path))
         limits.append((soft - own, f"{own} of {soft} that this user may have", "raise it: ulimit -u"))
-    for group in machine.control_groups(root, ""):
+    for group in map(Path, machine.control_groups(str(root), "")):
         try:
             most, now = (group / "pids.max").read_text().strip(), int((group / "pids.current").read_text())
         except (OSError, ValueError):
@@ -173,9 +173,9 @@ def _is_own(path: Path) -> bool:
 
 
 def _control_group(root: Path) -> Iterator[Finding]:
-    cpus, present = machine.cpu_count(root=root), os.cpu_count() or 1
+    cpus, present = machine.cpu_count(root=str(root)), os.cpu_count() or 1
     words = f"{cpus} CPUs" if cpus == present else f"{cpus} of {present} CPUs may be used here"
-    memory = machine.memory_size_bytes(root)
+    memory = machine.memory_size_bytes(str(root))
     yield Finding(OK, "CPUs and memory", f"{words}, {memory / _GIB:.1f} GiB of memory")
     if memory < _GIB * cpus / 4:
         cure = "ask for more memory, or offer fewer CPUs (option cpus, --num-cpus)"

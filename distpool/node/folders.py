@@ -60,7 +60,7 @@ class Folders:
         folders._locks.append(lock)
         try:
             try:
-                folders.store, lock = _make_first([str(memory)] if memory is not None else [], name)
+                folders.store, lock = _make_first([memory] if memory is not None else [], name)
                 folders._locks.append(lock)
             except ConnectError:
                 folders.store = os.path.join(root, "store")

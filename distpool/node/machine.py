@@ -11,7 +11,6 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 #: What batch systems say that a job may use on the node it runs on, the most specific first.
 _ALLOCATIONS = (
@@ -23,10 +22,11 @@ _ALLOCATIONS = (
     "LSB_DJOB_NUMPROC",
 )
 
-_ROOT = Path("/")
+#: Of the file systems that are read.
+_ROOT = ""
 
 
-def cpu_count(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
+def cpu_count(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> int:
     """CPUs that this process may use: affinity, control group quota and batch allocation honoured; at least 1."""
     limits = [_affinity(), _quota(root)]
     for name in _ALLOCATIONS:
@@ -39,22 +39,22 @@ def cpu_count(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -
     return max(1, math.ceil(min(limits)))
 
 
-def memory_size_bytes(root: Path = _ROOT) -> int:
+def memory_size_bytes(root: str = _ROOT) -> int:
     """Memory that this process and its children may use: the machine's or the control group's."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         total = 1 << 62
     for folder in control_groups(root, ""):
-        limit = _number(folder / "memory.max")
+        limit = _number(f"{folder}/memory.max")
         total = total if limit is None else min(total, int(limit))
     for folder in control_groups(root, "memory"):
-        limit = _number(folder / "memory.limit_in_bytes")
+        limit = _number(f"{folder}/memory.limit_in_bytes")
         total = total if limit is None else min(total, int(limit))
     return total
 
 
-def gpus(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> tuple[str, ...]:
+def gpus(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> tuple[str, ...]:
     """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.  No library of CUDA's is loaded.
 
     ``DISTPOOL_NUM_GPUS`` is somebody's explicit wish: as many, whatever is there.
@@ -98,15 +98,21 @@ def parse_resources(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(amounts.items()))
 
 
-def _visible_gpus(environment: Mapping[str, str], root: Path) -> int:
+def read_text(path: str) -> str:
+    """All of a file of the kernel's (``pathlib`` takes milliseconds to import, and every node would)."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _visible_gpus(environment: Mapping[str, str], root: str) -> int:
     """Of a container the runtime decides what is visible; inside it they are numbered from 0."""
     counts = []
     try:
-        counts.append(len(os.listdir(root / "proc/driver/nvidia/gpus")))
+        counts.append(len(os.listdir(f"{root}/proc/driver/nvidia/gpus")))
     except OSError:
         pass
     try:
-        counts.append(sum(1 for name in os.listdir(root / "dev") if re.fullmatch(r"nvidia\d+", name)))
+        counts.append(sum(1 for name in os.listdir(f"{root}/dev") if re.fullmatch(r"nvidia\d+", name)))
     except OSError:
         pass
     # The driver may tell of more than there are devices for here, and the other way round: both are needed.
@@ -144,27 +150,27 @@ def is_own_address(host: str) -> bool:
     return False
 
 
-def process_space(root: Path = _ROOT) -> str:
+def process_space(root: str = _ROOT) -> str:
     """Processes of which this is the same can watch each other: a process id means the same to both."""
     return f"{_boot(root)}/{_namespace(root, 'pid')}"
 
 
-def file_space(root: Path = _ROOT) -> str:
+def file_space(root: str = _ROOT) -> str:
     """Processes of which this is the same see the same files: one machine, outside of any container or inside the
     same."""
     return f"{_boot(root)}/{_namespace(root, 'mnt')}"
 
 
-def _boot(root: Path) -> str:
+def _boot(root: str) -> str:
     try:
-        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+        return read_text(f"{root}/proc/sys/kernel/random/boot_id").strip()
     except OSError:
         return socket.gethostname()
 
 
-def _namespace(root: Path, kind: str) -> str:
+def _namespace(root: str, kind: str) -> str:
     try:
-        return os.readlink(root / f"proc/self/ns/{kind}")
+        return os.readlink(f"{root}/proc/self/ns/{kind}")
     except OSError:
         return ""
 
@@ -182,48 +188,50 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _quota(root: Path) -> float:
+def _quota(root: str) -> float:
     """The CPU quota of the control group and all above it."""
     least = math.inf
     for folder in control_groups(root, ""):
         try:
-            quota, period = (folder / "cpu.max").read_text().split()[:2]
+            quota, period = read_text(f"{folder}/cpu.max").split()[:2]
         except (OSError, ValueError):
             continue
         if quota != "max":
             least = min(least, int(quota) / int(period))
     for folder in control_groups(root, "cpu"):
-        quota_us = _number(folder / "cpu.cfs_quota_us")
-        period_us = _number(folder / "cpu.cfs_period_us")
+        quota_us = _number(f"{folder}/cpu.cfs_quota_us")
+        period_us = _number(f"{folder}/cpu.cfs_period_us")
         if quota_us is not None and period_us and quota_us > 0:
             least = min(least, quota_us / period_us)
     return least
 
 
-def control_groups(root: Path, controller: str) -> list[Path]:
+def control_groups(root: str, controller: str) -> list[str]:
     """Folders of this process's group and those above; ``controller`` ``""`` means version 2."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = read_text(f"{root}/proc/self/cgroup").splitlines()
     except OSError:
         return []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(",") if controller else not controllers:
-            base = root / "sys/fs/cgroup"
+            base = f"{root}/sys/fs/cgroup"
             if controller:
                 # Usually one folder or link per controller; "cpu,cpuacct" on some systems.
-                base = next((base / name for name in (controller, controllers) if (base / name).is_dir()), base)
-            elif not (base / "cgroup.controllers").exists():
-                base /= "unified"
-            inner = base / path.lstrip("/")
+                folders = (f"{base}/{name}" for name in (controller, controllers))
+                base = next(filter(os.path.isdir, folders), base)
+            elif not os.path.exists(f"{base}/cgroup.controllers"):
+                base += "/unified"
+            names = [name for name in path.split("/") if name]
             # In a container the path may be the host's; then the mount itself is our group.
-            folders = [inner, *inner.parents] if inner.is_dir() else [base]
-            return [folder for folder in folders if folder == base or base in folder.parents]
+            if not os.path.isdir("/".join((base, *names))):
+                return [base]
+            return ["/".join((base, *names[:depth])) for depth in range(len(names), -1, -1)]
     return []
 
 
-def _number(path: Path) -> float | None:
+def _number(path: str) -> float | None:
     try:
-        return float(path.read_text().strip())
+        return float(read_text(path).strip())
     except (OSError, ValueError):
         return None  # absent, or "max"

@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -123,7 +122,7 @@ class Member:
             loop,
             config.node,
             keys,
-            Path(config.store),
+            config.store,
             books,
             partial(self._listen_for_sites, facts),
             lambda site, copies: to_scheduler(SiteWanted(site, copies)),

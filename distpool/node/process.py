@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -182,9 +181,9 @@ def store_service(config: NodeConfig, loop: Loop, agent_channel: channel.Channel
         agent_channel,
         config.node,
         agent_endpoint(config.root),
-        Path(config.store),
-        Path(config.spill),
-        settings.budget_bytes(Path(config.store), memory_bytes),
+        config.store,
+        config.spill,
+        settings.budget_bytes(config.store, memory_bytes),
         settings.spill_uri,
     )
 

@@ -10,12 +10,11 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from distpool.node.machine import control_groups
+from distpool.node.machine import control_groups, read_text
 from distpool.node.memory_core import Kind, MemoryPolicy, Sample, in_words
 
-_ROOT = Path("/")
+_ROOT = ""
 _CONSUMERS = 5
 #: Finding out which pages of a process are another's too takes some 30 ms per GB: for less it does not matter, and is
 #: not done more often.
@@ -32,7 +31,7 @@ class Sampler:
     :param root: where the file systems ``proc`` and ``sys`` are; differs in tests.
     """
 
-    def __init__(self, policy: MemoryPolicy, root: Path = _ROOT) -> None:
+    def __init__(self, policy: MemoryPolicy, root: str = _ROOT) -> None:
         self._policy = policy
         self._root = root
         self._groups = _limited_groups(root)
@@ -82,44 +81,45 @@ class Sampler:
         return shared
 
     def _machine(self) -> list[Kind]:
-        facts = _table(self._root / "proc/meminfo")
+        facts = _table(f"{self._root}/proc/meminfo")
         size, left = facts.get("MemTotal:", 0) * 1024, facts.get("MemAvailable:", -1) * 1024
         return [Kind("the machine", size, left)] if size and left >= 0 else []
 
     def _stalled(self) -> float:
         try:
-            lines = (self._root / "proc/pressure/memory").read_text().splitlines()
+            lines = read_text(f"{self._root}/proc/pressure/memory").splitlines()
             return next(float(line.split()[1].partition("=")[2]) / 100 for line in lines if line.startswith("full"))
         except (OSError, ValueError, StopIteration, IndexError):
             return 0.0
 
     def _kernel_kills(self) -> int:
-        kills = _table(self._root / "proc/vmstat").get("oom_kill", 0)
+        kills = _table(f"{self._root}/proc/vmstat").get("oom_kill", 0)
         return kills + sum(group.kernel_kills() for group in self._groups)
 
 
 class _Group:
     """A control group that has a limit; the two versions name things differently."""
 
-    def __init__(self, folder: Path, size_bytes: int, files: tuple[str, str, str]) -> None:
+    def __init__(self, folder: str, size_bytes: int, files: tuple[str, str, str]) -> None:
         self._folder = folder
         self._size_bytes = size_bytes
         self._used_file, self._cache_field, self._events_file = files
 
     def look(self) -> list[Kind]:
         with contextlib.suppress(OSError, ValueError):
-            used = int((self._folder / self._used_file).read_text())
+            used = int(read_text(f"{self._folder}/{self._used_file}"))
             # File pages that nobody uses at the moment go when memory is wanted.
-            used -= _table(self._folder / "memory.stat").get(self._cache_field, 0)
-            return [Kind(f"the control group {self._folder.name}", self._size_bytes, self._size_bytes - used)]
+            used -= _table(f"{self._folder}/memory.stat").get(self._cache_field, 0)
+            name = os.path.basename(self._folder)
+            return [Kind(f"the control group {name}", self._size_bytes, self._size_bytes - used)]
         return []
 
     def kernel_kills(self) -> int:
-        return _table(self._folder / self._events_file).get("oom_kill", 0)
+        return _table(f"{self._folder}/{self._events_file}").get("oom_kill", 0)
 
 
-def _limited_groups(root: Path) -> list[_Group]:
-    machine = _table(root / "proc/meminfo").get("MemTotal:", 0) * 1024 or 1 << 62
+def _limited_groups(root: str) -> list[_Group]:
+    machine = _table(f"{root}/proc/meminfo").get("MemTotal:", 0) * 1024 or 1 << 62
     found = []
     for version, limit_file, files in (
         ("", "memory.max", ("memory.current", "inactive_file", "memory.events")),
@@ -127,41 +127,41 @@ def _limited_groups(root: Path) -> list[_Group]:
     ):
         for folder in control_groups(root, version):
             with contextlib.suppress(OSError, ValueError):  # absent, or "max"
-                size_bytes = int((folder / limit_file).read_text())
+                size_bytes = int(read_text(f"{folder}/{limit_file}"))
                 if size_bytes < machine:
                     found.append(_Group(folder, size_bytes, files))
     return found
 
 
-def private_bytes(pid: int, root: Path = _ROOT) -> int:
+def private_bytes(pid: int, root: str = _ROOT) -> int:
     """Memory that would come back if the process ended: neither files nor shared memory; 0 when it is gone."""
     try:
-        _, resident, shared = (root / f"proc/{pid}/statm").read_text().split()[:3]
+        _, resident, shared = read_text(f"{root}/proc/{pid}/statm").split()[:3]
         return (int(resident) - int(shared)) * _PAGE
     except (OSError, ValueError):
         return 0
 
 
-def _children(pid: int, root: Path) -> list[int]:
+def _children(pid: int, root: str) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
-        threads = root / f"proc/{pid}/task"
+        threads = f"{root}/proc/{pid}/task"
         for thread in os.listdir(threads):
             with contextlib.suppress(OSError):
-                found += map(int, (threads / thread / "children").read_text().split())
+                found += map(int, read_text(f"{threads}/{thread}/children").split())
     return found
 
 
-def _written_bytes(pid: int, root: Path) -> int:
+def _written_bytes(pid: int, root: str) -> int:
     """What this process alone has; no limit where that cannot be told."""
     try:
-        lines = (root / f"proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = read_text(f"{root}/proc/{pid}/smaps_rollup").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))
     except (OSError, ValueError, StopIteration, IndexError):
         return 1 << 62
 
 
-def _largest(workers: Mapping[int, str], root: Path) -> tuple[str, ...]:
+def _largest(workers: Mapping[int, str], root: str) -> tuple[str, ...]:
     sizes = []
     for name in _processes(root):
         size_bytes = private_bytes(int(name), root)
@@ -173,25 +173,25 @@ def _largest(workers: Mapping[int, str], root: Path) -> tuple[str, ...]:
     )
 
 
-def _processes(root: Path) -> Iterable[str]:
+def _processes(root: str) -> Iterable[str]:
     try:
-        return [name for name in os.listdir(root / "proc") if name.isdigit()]
+        return [name for name in os.listdir(f"{root}/proc") if name.isdigit()]
     except OSError:
         return []
 
 
-def _name_of(pid: int, root: Path) -> str:
+def _name_of(pid: int, root: str) -> str:
     try:
-        return (root / f"proc/{pid}/comm").read_text().strip()
+        return read_text(f"{root}/proc/{pid}/comm").strip()
     except OSError:
         return "a process that has ended"
 
 
-def _table(path: Path) -> dict[str, int]:
+def _table(path: str) -> dict[str, int]:
     """A file of names and numbers; empty when it is not there."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
+        for line in read_text(path).splitlines():
             name, _, rest = line.partition(" ")
             number = rest.split(None, 1)[0] if rest.strip() else ""
             if number.isdigit():

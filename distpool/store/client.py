@@ -44,7 +44,6 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
@@ -84,7 +83,7 @@ class ObjectStore:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         owner: str,
         *,
         node: str = "",
@@ -94,7 +93,7 @@ class ObjectStore:
         recycle_bytes: int | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = os.fspath(folder)
         self.owner = owner
         self.node = node
         #: What lies on other sites; None: nothing that is met here does.

@@ -6,7 +6,6 @@ Called by the command line.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from distpool.store.link import Asked, Link, node_lives
 from distpool.store.spill import NodeFacts
@@ -30,7 +29,7 @@ class _Onlooker:
         return StoreContents(request, 0, 0, [])
 
 
-def ask_node(folder: Path, timeout_s: float) -> tuple[str, NodeContents] | None:
+def ask_node(folder: str, timeout_s: float) -> tuple[str, NodeContents] | None:
     """The node's name, and what its processes say.
 
     :param folder: a store folder.

@@ -12,7 +12,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -58,7 +57,7 @@ class Asked:
 class Link:
     """See the module's description."""
 
-    def __init__(self, folder: Path, facts: NodeFacts, owner: str, allowed_bytes: int, party: Party) -> None:
+    def __init__(self, folder: str, facts: NodeFacts, owner: str, allowed_bytes: int, party: Party) -> None:
         import zmq
 
         self._folder = folder
@@ -170,10 +169,10 @@ class Link:
             asked.event.set()
 
 
-def node_lives(folder: Path) -> bool:
+def node_lives(folder: str) -> bool:
     """Whether the agent lives that keeps the books of a store folder."""
     try:
-        fd = os.open(folder / AGENT_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(os.path.join(folder, AGENT_FILE), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:

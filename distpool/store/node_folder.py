@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from distpool.store.ownership import maker_of
 from distpool.store.spill import NodeFacts, SpillFolder
@@ -21,7 +21,7 @@ class NodeFolder:
     """
 
     def __init__(
-        self, path: Path, owner: str, prepare: Callable[[], None] | None, on_facts: Callable[[NodeFacts], None]
+        self, path: str, owner: str, prepare: Callable[[], None] | None, on_facts: Callable[[NodeFacts], None]
     ) -> None:
         self.path = path
         self.facts: NodeFacts | None = None
@@ -48,13 +48,17 @@ class NodeFolder:
         self._looked = False
         self.look()
 
+    def path_of(self, segment: str) -> str:
+        """The file of a segment that is in memory."""
+        return os.path.join(self.path, segment)
+
     def place_of(self, segment: str) -> str:
         """``"memory"`` or ``"disk"``, or nothing."""
-        if (self.path / segment).exists():
+        if os.path.exists(self.path_of(segment)):
             return "memory"
         return "disk" if self.spill is not None and (self.spill.uri or self.spill.find(segment)) else ""
 
-    def find_spilled(self, segment: str) -> Path | None:
+    def find_spilled(self, segment: str) -> str | None:
         """The local file of a segment that is not in memory."""
         self.look()
         return self.spill.find(segment) if self.spill is not None else None
@@ -62,7 +66,8 @@ class NodeFolder:
     def remove(self, segment: str) -> None:
         """Remove the segment of a maker that is dead."""
         self.look()
-        (self.path / segment).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path_of(segment))
         if self.spill is not None:
             self.spill.remove(segment)
 

@@ -7,10 +7,10 @@ thread waits for the agent's answer, memory that comes free in this very process
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Protocol
 
 from distpool import crashpoints
@@ -59,7 +59,7 @@ class Room:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str,
         owner: str,
         lock: threading.Lock,
         client: _Client,
@@ -172,7 +172,7 @@ class Room:
         text = f"no room for {size_bytes:,} bytes in {path}: {free_bytes(path):,} bytes are free, {used}"
         if facts is not None and self.folder.spill is not None:
             spill = self.folder.spill.folder
-            parent = spill if spill.exists() else spill.parent
+            parent = spill if os.path.exists(spill) else os.path.dirname(spill)
             text += (
                 f"; the node's budget is {facts.budget_bytes:,} bytes, "
                 f"and {free_bytes(parent):,} bytes are free for spilling in {spill}"
@@ -357,8 +357,9 @@ class Room:
         self._reserved_bytes -= self._reserved.pop(slot, 0)
 
     def _allocator_of(self, slot: Slot) -> SegmentAllocator:
-        if self.disk is not None and slot.segment.path.parent == self.disk.folder and not slot.segment.leaving:
-            return self.disk
+        segment, disk = slot.segment, self.disk
+        if disk is not None and os.path.dirname(segment.path) == disk.folder and not segment.leaving:
+            return disk
         return self.memory
 
     def _disk_allocator(self) -> SegmentAllocator:

@@ -19,12 +19,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from pathlib import Path
 
 from distpool import crashpoints
 from distpool.store.mapping import PAGE, copy, enter_pages, export, map_shared, unmap
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = "/dev/shm"
 #: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
 ALIGNMENT = 64
 
@@ -36,13 +35,13 @@ _SHARED_SEGMENT_BYTES = 8 << 20
 _LONG_COPY_BYTES = 1 << 20
 
 
-def shared_memory() -> Path | None:
+def shared_memory() -> str | None:
     """The folder of the shared-memory file system; None, with a warning if there is one that is too small to be of
     use."""
     room_bytes = free_bytes(SHARED_MEMORY)
     if room_bytes >= _USEFUL_BYTES:
         return SHARED_MEMORY
-    if SHARED_MEMORY.exists():
+    if os.path.exists(SHARED_MEMORY):
         import warnings
 
         warnings.warn(
@@ -54,7 +53,7 @@ def shared_memory() -> Path | None:
     return None
 
 
-def free_bytes(folder: Path) -> int:
+def free_bytes(folder: str) -> int:
     """Room that this user has in the file system of ``folder``; 0 when there is none such."""
     try:
         facts = os.statvfs(folder)
@@ -82,13 +81,13 @@ class Segment:
 
     __slots__ = ("address", "last_used", "leaving", "name", "path", "size_bytes", "slot_bytes", "slots", "used_slots")
 
-    def __init__(self, path: Path, slot_bytes: int, slots: int) -> None:
+    def __init__(self, path: str, slot_bytes: int, slots: int) -> None:
         #: On its way to disk, or there already: nothing is put into it any more.
         self.leaving = False
         #: By the machine's monotonic clock.
         self.last_used = 0.0
         self.path = path
-        self.name = path.name
+        self.name = os.path.basename(path)
         self.slot_bytes = slot_bytes
         self.size_bytes = slot_bytes * slots
         self.used_slots = 0
@@ -134,7 +133,7 @@ class SegmentAllocator:
     :param mark: distinguishes segments of several allocators of one maker.
     """
 
-    def __init__(self, folder: Path, maker: str, recycle_bytes: int | None = None, mark: str = "") -> None:
+    def __init__(self, folder: str, maker: str, recycle_bytes: int | None = None, mark: str = "") -> None:
         if "/" in maker or not maker:
             raise ValueError(f"{maker!r} cannot be part of a file name")
         self._folder = folder
@@ -250,7 +249,7 @@ class SegmentAllocator:
         return before - self.backed_bytes
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> str:
         """Where its segments are."""
         return self._folder
 
@@ -290,7 +289,7 @@ class SegmentAllocator:
         elif segment in self._segments:
             self._remove(segment)
 
-    def move(self, segment: Segment, path: Path) -> int:
+    def move(self, segment: Segment, path: str) -> int:
         """Its objects now lie at ``path``; the memory goes back.
 
         :returns: how many bytes, 0 when nothing in it is used any more (then the file is not needed).
@@ -348,7 +347,7 @@ class SegmentAllocator:
     def _take_new(self, wanted: int) -> Slot:
         slots = 1 if wanted > _LARGE_BYTES else _SHARED_SEGMENT_BYTES // wanted
         self._numbers += 1
-        segment = Segment(self._folder / f"{self._maker}.{self._mark}{self._numbers:x}", wanted, slots)
+        segment = Segment(os.path.join(self._folder, f"{self._maker}.{self._mark}{self._numbers:x}"), wanted, slots)
         self._segments.add(segment)
         segment.slots = [Slot(segment, wanted * i) for i in range(slots)]
         if slots > 1:

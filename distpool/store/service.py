@@ -9,7 +9,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -48,8 +47,8 @@ class StoreService:
         channel: Channel,
         node: str,
         endpoint: str,
-        folder: Path,
-        spill_folder: Path,
+        folder: str,
+        spill_folder: str,
         budget_bytes: int,
         spill_uri: str = "",
     ) -> None:
@@ -63,12 +62,14 @@ class StoreService:
         self._core = core.StoreCore(budget_bytes)
         self._descriptions: list[_Description] = []
         self._spill_folder = spill_folder
-        self._lock = os.open(folder / AGENT_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._lock = os.open(
+            os.path.join(folder, AGENT_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         free = min(_FREE_BYTES, budget_bytes // 16)
-        NodeFacts(
-            f"a-{node}", endpoint, budget_bytes, free, str(spill_folder), spill_uri and f"{spill_uri}/{node}"
-        ).write(folder)
+        NodeFacts(f"a-{node}", endpoint, budget_bytes, free, spill_folder, spill_uri and f"{spill_uri}/{node}").write(
+            folder
+        )
         loop.add_timer(self._next_deadline, self._on_time)
 
     def on_message(self, peer: bytes, frames: list[bytes]) -> None:

@@ -5,10 +5,7 @@ Made by whoever starts a node (``distpool.init``, or the command line), told to 
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -61,7 +58,7 @@ class StoreSettings(msgspec.Struct, frozen=True):
         folder, uri = _place(uri_name, os.fspath(spill_uri))
         return cls(None if budget is None else int(budget), folder, uri)
 
-    def budget_bytes(self, folder: Path, memory_bytes: int) -> int:
+    def budget_bytes(self, folder: str, memory_bytes: int) -> int:
         """For a machine with so much memory; never more than the file system of the store's ``folder`` can give."""
         from distpool.store.segments import free_bytes
 
@@ -83,6 +80,8 @@ def inline_bytes() -> int:
 
 def without_secrets(uri: str) -> str:
     """What may be shown of a URI: neither user, password nor options."""
+    from urllib.parse import urlsplit
+
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -92,6 +91,8 @@ def _place(name: str, uri: str) -> tuple[str, str]:
     if not uri:
         return "", ""
     if uri.startswith(("/", "file://")):
+        from urllib.parse import unquote, urlsplit
+
         folder = uri if uri.startswith("/") else unquote(urlsplit(uri).path)
         if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
             raise ValueError(
@@ -104,6 +105,8 @@ def _place(name: str, uri: str) -> tuple[str, str]:
         return os.path.abspath(folder), ""
     if "://" not in uri:
         raise ValueError(f"{name} must be a URI such as 'file:///big/disk' or 's3://bucket/path', not {uri!r}")
+    import importlib.util
+
     if importlib.util.find_spec("pyarrow") is None:
         raise ModuleNotFoundError(
             f"{name} is {without_secrets(uri)}, which is reached through pyarrow, and that is not installed: "

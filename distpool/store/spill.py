@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,17 +43,19 @@ class NodeFacts(msgspec.Struct, frozen=True):
     spill_folder: str
     spill_uri: str = ""
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: str) -> None:
         """Tell."""
-        temporary = folder / f"{_FACTS}.new"
-        temporary.write_bytes(msgspec.json.encode(self))
-        os.replace(temporary, folder / _FACTS)
+        temporary = os.path.join(folder, f"{_FACTS}.new")
+        with open(temporary, "wb") as file:
+            file.write(msgspec.json.encode(self))
+        os.replace(temporary, os.path.join(folder, _FACTS))
 
     @classmethod
-    def read(cls, folder: Path) -> NodeFacts | None:
+    def read(cls, folder: str) -> NodeFacts | None:
         """What the node told, if it did."""
         try:
-            return msgspec.json.decode((folder / _FACTS).read_bytes(), type=cls)
+            with open(os.path.join(folder, _FACTS), "rb") as file:
+                return msgspec.json.decode(file.read(), type=cls)
         except FileNotFoundError:
             return None
 
@@ -68,15 +69,15 @@ class SpillFolder:
     def __init__(self, facts: NodeFacts, owner: str) -> None:
         self._owner = owner
         self._temporaries = itertools.count()
-        self.folder = Path(facts.spill_folder)
+        self.folder = facts.spill_folder
         self.uri = facts.spill_uri
         self._remote: tuple[Any, str] | None = None
 
     def prepare(self) -> None:
         """Make sure that the folder is there (somebody may have removed it)."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
 
-    def store(self, name: str, size_bytes: int, address: int, slots: list[Slot]) -> Path:
+    def store(self, name: str, size_bytes: int, address: int, slots: list[Slot]) -> str:
         """Write a segment that is mapped at ``address``; returns the path where readers will find it.
 
         :raises OSError: when that is not possible; nothing is left behind.
@@ -94,14 +95,14 @@ class SpillFolder:
                 memory.release()
         except BaseException:
             os.close(fd)
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
             raise
         os.close(fd)
         crashpoints.reach("store.spilling")
         self._put_in_place(temporary, name)
-        return self.folder / name
+        return self._path_of(name)
 
-    def store_file(self, path: Path) -> None:
+    def store_file(self, path: str) -> None:
         """Write the segment that is the file at ``path``, whose maker is dead (errors as for ``store``)."""
         self.prepare()
         temporary = self._temporary()
@@ -110,23 +111,23 @@ class SpillFolder:
 
             shutil.copyfile(path, temporary, follow_symlinks=False)
             os.chmod(temporary, 0o600)
-            self._put_in_place(temporary, path.name)
+            self._put_in_place(temporary, os.path.basename(path))
         finally:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
 
-    def _put_in_place(self, temporary: Path, name: str) -> None:
+    def _put_in_place(self, temporary: str, name: str) -> None:
         if self.uri:
             try:
                 self._upload(temporary, name)
             finally:
-                temporary.unlink(missing_ok=True)
+                _unlink(temporary)
         else:
-            os.replace(temporary, self.folder / name)
+            os.replace(temporary, self._path_of(name))
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str) -> str | None:
         """The local file of a spilled segment, or None."""
-        path = self.folder / name
-        return path if path.exists() else None
+        path = self._path_of(name)
+        return path if os.path.exists(path) else None
 
     def fetch(self, name: str) -> bool:
         """Make a segment local that was moved on; False when there is none.
@@ -144,15 +145,15 @@ class SpillFolder:
             if file_system.get_file_info(source).type == fs.FileType.NotFound:
                 return False
             self.prepare()
-            fs.copy_files(source, str(temporary), source_filesystem=file_system, destination_filesystem=_local())
-            os.replace(temporary, self.folder / name)
+            fs.copy_files(source, temporary, source_filesystem=file_system, destination_filesystem=_local())
+            os.replace(temporary, self._path_of(name))
         except OSError as error:
             raise ObjectLostError(
                 f"segment {name} cannot be read from {without_secrets(self.uri)}: {error}; check that the place can be "
                 "reached from this machine"
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
         return True
 
     def names(self) -> list[str]:
@@ -165,21 +166,24 @@ class SpillFolder:
     def remove(self, name: str) -> None:
         """Nobody needs it any more; fine when there is none."""
         with contextlib.suppress(OSError):
-            (self.folder / name).unlink(missing_ok=True)
+            os.unlink(self._path_of(name))
         if self.uri:
             file_system, root = self._open_remote()
             with contextlib.suppress(OSError):
                 file_system.delete_file(f"{root}/{name}")
 
-    def _temporary(self) -> Path:
-        return self.folder / f"{self._owner}.new{next(self._temporaries)}"
+    def _path_of(self, name: str) -> str:
+        return os.path.join(self.folder, name)
 
-    def _upload(self, path: Path, name: str) -> None:
+    def _temporary(self) -> str:
+        return self._path_of(f"{self._owner}.new{next(self._temporaries)}")
+
+    def _upload(self, path: str, name: str) -> None:
         from pyarrow import fs
 
         file_system, root = self._open_remote()
         file_system.create_dir(root, recursive=True)
-        fs.copy_files(str(path), f"{root}/{name}", source_filesystem=_local(), destination_filesystem=file_system)
+        fs.copy_files(path, f"{root}/{name}", source_filesystem=_local(), destination_filesystem=file_system)
 
     def _open_remote(self) -> tuple[Any, str]:
         if self._remote is None:
@@ -188,6 +192,11 @@ class SpillFolder:
             file_system, root = fs.FileSystem.from_uri(self.uri)
             self._remote = file_system, root.rstrip("/")
         return self._remote
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _local() -> Any:

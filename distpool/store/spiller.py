@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from distpool import crashpoints
 from distpool.store.node_folder import NodeFolder
@@ -46,7 +47,7 @@ class Spiller:
             if segment not in busy
         ]
         # Nobody else can move what the dead have left; it has been there for longest.
-        return facts + [SegmentFacts(name, _held_by(self._folder.path / name), 0.0) for name in self._orphaned()]
+        return facts + [SegmentFacts(name, _held_by(self._folder.path_of(name)), 0.0) for name in self._orphaned()]
 
     def spill(self, name: str) -> tuple[int, str]:
         """Move a segment; returns how many bytes of memory came free, and why that failed."""
@@ -80,17 +81,18 @@ class Spiller:
         return moved, ""
 
     def _orphaned(self) -> list[str]:
-        return [name for name in self._orphaned_here() if (self._folder.path / name).exists()]
+        return [name for name in self._orphaned_here() if os.path.exists(self._folder.path_of(name))]
 
     def _spill_orphan(self, name: str) -> str:
         """Move the segment of a dead maker to disk; returns why that failed."""
         assert self._folder.spill is not None
         try:
-            self._folder.spill.store_file(self._folder.path / name)
+            self._folder.spill.store_file(self._folder.path_of(name))
         except OSError as error:
             return str(error)
         with self._lock:
-            (self._folder.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folder.path_of(name))
             if name not in self._orphaned_here():
                 self._folder.spill.remove(name)  # its last owner let go of it meanwhile
         return ""
@@ -103,9 +105,9 @@ def _backed(segment: Segment) -> int:
     return sum(slot.backed_bytes for slot in segment.slots)
 
 
-def _held_by(path: Path) -> int:
+def _held_by(path: str) -> int:
     """Memory that a file takes."""
     try:
-        return path.stat().st_blocks * 512
+        return os.stat(path).st_blocks * 512
     except FileNotFoundError:
         return 0

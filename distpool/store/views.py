@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
-from pathlib import Path
 from typing import Any
 
 from distpool import crashpoints
@@ -71,7 +70,7 @@ class Views:
     :param find_spilled: finds the file of a segment that is not in the folder.
     """
 
-    def __init__(self, folder: Path, ended: Callable[[View], None], find_spilled: Callable[[str], Path | None]) -> None:
+    def __init__(self, folder: str, ended: Callable[[View], None], find_spilled: Callable[[str], str | None]) -> None:
         self._folder = folder
         self._ended = ended
         self._find_spilled = find_spilled
@@ -147,11 +146,11 @@ class Views:
 
     def _map(self, object_id: str, segment: str) -> _Mapping:
         # Whoever maps a new segment may do so because others were given back: see to it that they really go.
-        for idle in [m for m in self._idle if not (self._folder / m.segment).exists()]:
+        for idle in [m for m in self._idle if not os.path.exists(os.path.join(self._folder, m.segment))]:
             self._unmap(idle)
         if os.sep in segment or segment.startswith("."):
             raise ObjectLostError(f"object {object_id}: {segment!r} is not a segment", (object_id,))
-        path: Path | None = self._folder / segment
+        path: str | None = os.path.join(self._folder, segment)
         fd = -1
         while fd < 0:
             if path is None:

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
@@ -289,7 +288,7 @@ class Runner:
             self._forwarder.limit(message.output_bytes_per_s)
             self._retriable = message.retriable
             self._store = ObjectStore(
-                Path(self._start.store_folder),
+                self._start.store_folder,
                 mailbox.channel.routing_id.decode(),
                 node=self._start.node,
                 on_unpinned=mailbox.note_unpinned,

@@ -99,7 +99,7 @@ def lose(future):
             with contextlib.suppress(ProcessLookupError):  # it made the other one too
                 os.kill(pool.shell.core.workers[lease].pid, signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):  # one segment may hold both results
-            os.unlink(session.store.folder / location.segment)
+            os.unlink(os.path.join(session.store.folder, location.segment))
 
 with DistExecutor(2) as executor:
     first = executor.submit(make)

@@ -24,7 +24,7 @@ def lose(future: Any) -> None:
     """Remove what a result lies in, and the process that made it, as the loss of a node would."""
     session = current_session()
     for location in future._packed.value.objects:
-        os.unlink(session.store.folder / location.segment)
+        os.unlink(os.path.join(session.store.folder, location.segment))
         known = session.leases.of_worker(maker_of(location.segment).encode())
         if known is not None:
             pool, lease = known
@@ -134,7 +134,7 @@ def test_a_stored_argument_that_is_held_is_used_again(executor: DistExecutor, ru
 def test_a_put_value_is_lost(executor: DistExecutor) -> None:
     ref = distpool.put(np.ones(LENGTH))
     for location in ref._packed.value.objects:
-        os.unlink(current_session().store.folder / location.segment)
+        os.unlink(os.path.join(current_session().store.folder, location.segment))
     with pytest.raises(ObjectLostError, match=r"stored with put\(\)"):
         ref.result()
     with pytest.raises(ObjectLostError, match="is gone"):
@@ -161,7 +161,7 @@ def test_results_of_a_gang_are_not_computed_again(executor: DistExecutor, runs: 
     whole: Any = future._packed
     for outcome in whole._outcomes:
         for location in outcome.value.objects:
-            os.unlink(current_session().store.folder / location.segment)
+            os.unlink(os.path.join(current_session().store.folder, location.segment))
     with pytest.raises(ObjectLostError, match=r"\(the option gang\), which does not run again"):
         future.result(60)
     dependent = executor.submit(len, future)

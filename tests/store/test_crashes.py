@@ -74,10 +74,10 @@ def leftovers():
     spill = store._room.folder.spill.folder
     # Those who are alive may keep memory for its next use.
     for folder in (store.folder, spill):
-        if folder.exists():
+        if os.path.exists(folder):
             found += [f"file {name}" for name in os.listdir(folder) if not name.startswith((".", "d-"))]
     # In the spill folder nothing is kept.
-    found += [f"file {name}" for name in os.listdir(spill) if name[0] != "."] if spill.exists() else []
+    found += [f"file {name}" for name in os.listdir(spill) if name[0] != "."] if os.path.exists(spill) else []
     if report.orphaned_bytes:
         found.append(f"{report.orphaned_bytes} bytes left")
     if report.allowed_bytes > BUDGET // 16:

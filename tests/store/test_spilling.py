@@ -42,7 +42,7 @@ class Node:
         self.channel.bind(endpoint)
         self.loop = Loop()
         self.service = StoreService(
-            self.loop, self.channel, "n", endpoint, self.folder, self.spill, budget_bytes, spill_uri
+            self.loop, self.channel, "n", endpoint, str(self.folder), str(self.spill), budget_bytes, spill_uri
         )
         for fd in self.channel.descriptors:
             self.loop.watch(fd, self._serve)

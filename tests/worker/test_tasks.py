@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -266,7 +267,7 @@ def test_arguments_that_are_gone_are_named(ready: Driver) -> None:
     (location,) = packed.value.objects
     task = ready.task(len, b"")
     task.payload, task.objects = packed.value.payload, packed.value.objects
-    (ready.store.folder / location.segment).unlink()
+    os.unlink(os.path.join(ready.store.folder, location.segment))
     ready.send(RunTasks([task]))
     result = ready.result(task.attempt)
     assert (result.status, result.lost) == (UNTRANSPORTABLE, (location.object_id,))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from distpool.store.segments import free_bytes
 from distpool.store.transfer.site import Site
@@ -73,7 +72,7 @@ class DriverAdmission:
     :param budget_bytes: how much of it they may take.
     """
 
-    def __init__(self, folder: Path, budget_bytes: int) -> None:
+    def __init__(self, folder: str, budget_bytes: int) -> None:
         self._folder = folder
         self._left_bytes = budget_bytes
 

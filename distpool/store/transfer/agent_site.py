@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -53,7 +52,7 @@ class AgentSite:
         loop: Loop,
         node: str,
         keys: Keys,
-        folder: Path,
+        folder: str,
         books: StoreService,
         listen: Callable[[Channel], str],
         find: Find,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from distpool.errors import ObjectLostError
 from distpool.store.mapping import PAGE
@@ -26,13 +25,13 @@ class Copy:
 
     __slots__ = ("fd", "in_memory", "name", "object_bytes", "padding", "path", "place", "size_bytes")
 
-    def __init__(self, extent: Extent, path: Path, in_memory: bool) -> None:
+    def __init__(self, extent: Extent, path: str, in_memory: bool) -> None:
         #: Buffers stay aligned as they were.
         self.padding = extent.first % PAGE
         self.object_bytes = extent.size_bytes
         self.size_bytes = -(-(self.padding + extent.size_bytes) // PAGE) * PAGE
         self.path = path
-        self.name = path.name
+        self.name = os.path.basename(path)
         self.in_memory = in_memory
         self.place = Place(extent.object_id, self.name, extent.first - self.padding)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -58,10 +57,8 @@ class Copy:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        with contextlib.suppress(
-            OSError
-        ):  # its folder may be gone, or the disk broken: that is no reason to end a node
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be gone, or the disk broken: no reason to end a node
+            os.unlink(self.path)
 
 
 class Files:
@@ -71,7 +68,7 @@ class Files:
     :param prefix: starts the names of copies.
     """
 
-    def __init__(self, folder: Path, prefix: str) -> None:
+    def __init__(self, folder: str, prefix: str) -> None:
         self.folder = folder
         self.prefix = prefix
         self.copies: dict[str, Copy] = {}
@@ -93,7 +90,7 @@ class Files:
                 raise OSError("there is no folder on a disk")
             self.spill.prepare()
             folder = self.spill.folder
-        copy = self.copies[extent.key] = Copy(extent, folder / name, in_memory)
+        copy = self.copies[extent.key] = Copy(extent, os.path.join(folder, name), in_memory)
         return copy
 
     def key_of(self, name: str) -> str:
@@ -105,7 +102,7 @@ class Files:
 
         :param fetch: or was moved on to another file system, from where it is brought back.
         """
-        return any(path.exists() for path in self._paths(segment)) or (fetch and self._fetch(segment))
+        return any(map(os.path.exists, self._paths(segment))) or (fetch and self._fetch(segment))
 
     def pieces(
         self, extent: Extent, copy: Copy | None, offset: int, size_bytes: int, piece_bytes: int
@@ -150,7 +147,7 @@ class Files:
         """Of its file, 0 when it is not here."""
         for path in self._paths(segment):
             try:
-                return path.stat().st_size
+                return os.stat(path).st_size
             except OSError:
                 continue
         return 0
@@ -172,7 +169,7 @@ class Files:
         if copy is None:
             return self.has(extent.segment)
         try:
-            os.rename(copy.path, copy.path.with_name(extent.segment))
+            os.rename(copy.path, os.path.join(os.path.dirname(copy.path), extent.segment))
         except OSError:
             return False
         return True
@@ -182,7 +179,7 @@ class Files:
         if os.sep in segment or segment.startswith("."):
             return
         with contextlib.suppress(OSError):
-            (self.folder / segment).unlink(missing_ok=True)
+            os.unlink(os.path.join(self.folder, segment))
         if self.spill is not None:
             self.spill.remove(segment)
 
@@ -191,12 +188,12 @@ class Files:
         while self.copies:
             self.copies.popitem()[1].remove()
 
-    def _paths(self, segment: str) -> Iterator[Path]:
+    def _paths(self, segment: str) -> Iterator[str]:
         if os.sep in segment or segment.startswith(".") or not segment:
             return
-        yield self.folder / segment
+        yield os.path.join(self.folder, segment)
         if self.spill is not None:
-            yield self.spill.folder / segment
+            yield os.path.join(self.spill.folder, segment)
 
     def _fetch(self, segment: str) -> bool:
         if self.spill is None or not self.spill.uri or not any(True for _ in self._paths(segment)):
