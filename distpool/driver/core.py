@@ -147,6 +147,7 @@ class PoolCore:
         for group in touched.values():
             self._dealer.ask(group, effects)
             self._dealer.deal(group, now, effects)
+            self._dealer.note_sent(group, now)
         self._dismiss_when_done(effects)
 
     def on_granted(self, worker: Worker, now: float, effects: Effects) -> None:
@@ -214,9 +215,7 @@ class PoolCore:
         self.state.outstanding -= count
         group = self._dealer.groups[worker.shape]
         if count:
-            each = busy_s / len(results)
-            known = group.task_s
-            group.task_s = each if not known else 0.3 * known + 0.7 * each
+            group.note_duration(busy_s, len(results), now)
         self._dealer.after_answer(group, worker, now, effects)
         self._dealer.note_flow(group, now)
         self._dismiss_when_done(effects)

@@ -226,6 +226,7 @@ class Dealer:
         del group.idle[worker.lease]
         if self._deadlines:
             self._deadlines.pop(("idle", worker.lease), None)
+        self.note_sent(group, now)
         return worker
 
     def take_back_single(self, worker: Worker, attempt: int, took_s: float, now: float) -> Task | None:
@@ -242,8 +243,7 @@ class Dealer:
         if task is None or task.made is not None:
             return None
         del worker.in_flight[attempt]
-        known = group.task_s
-        group.task_s = took_s if not known else 0.3 * known + 0.7 * took_s
+        group.note_duration(took_s, 1, now)
         group.flowing = False
         if worker.exclusive:
             worker.exclusive = False
@@ -293,13 +293,19 @@ class Dealer:
     def note_flow(self, group: Group, now: float) -> None:
         """Answers came: see whether it is better to let tasks gather than to send each to a worker that is idle.
 
-        It is when several workers are busy with tasks that take less time than a message.
+        It is when tasks take less time than a message, and further answers are on their way.
         """
         spare = bool(group.idle) or group.demand < self.most_workers(group.shape)
-        busy = len(group.workers) - len(group.idle)
-        group.flowing = spare and busy > 1 and 0 < group.task_s < SPREAD_S
+        until = group.answered_at + GATHER_S
+        busy = len(group.workers) > len(group.idle)
+        group.flowing = spare and busy and 0 < group.task_s < SPREAD_S and now < until
         if group.flowing:
-            self._deadlines[("gather", "")] = now + GATHER_S
+            self._deadlines[("gather", "")] = until
+
+    def note_sent(self, group: Group, now: float) -> None:
+        """The same when tasks were sent: the next gather if one of several workers has just answered."""
+        if not group.flowing and len(group.workers) - len(group.idle) > 1:
+            self.note_flow(group, now)
 
     def end_flow(self, now: float, effects: Effects) -> None:
         """No answer has come for a while: send at once again."""

@@ -214,6 +214,8 @@ class PoolShell:
                 if worker is not None:
                     self.workforce.send_single(worker, inbox.popleft())
                     self.hungry = self.core.hungry
+                    if not self.hungry:
+                        self._session.loop.note_deadline(self.core.next_deadline())
                 if worker is None or (inbox and self.hungry):
                     settled = self.handle(None, now)
             if settled:

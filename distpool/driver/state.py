@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -119,6 +120,16 @@ class Group(msgspec.Struct, eq=False):
     """Whether tasks are so short, and come back so fast, that they are best sent many at a time."""
     task_s: float = 0.0
     """Moving average of a task's duration; 0 while unknown."""
+    answered_at: float = -math.inf
+    """When the last answer came."""
+
+    def note_duration(self, busy_s: float, count: int, now: float) -> None:
+        """An answer came: so many tasks took so long together."""
+        self.answered_at = now
+        each = busy_s / count
+        # What many tasks say counts for more: one of them that was held up tells little of those to come.
+        weight = count / (count + 0.5) if self.task_s else 1.0
+        self.task_s += (each - self.task_s) * weight
 
     def unsettled(self) -> Iterator[Task]:
         """Tasks that have been accepted and not yet settled."""

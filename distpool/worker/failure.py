@@ -7,6 +7,7 @@ chain of causes and contexts is pickled by itself, so that one that cannot be pi
 from __future__ import annotations
 
 import pickle
+import sys
 import types
 from typing import Any
 
@@ -19,6 +20,8 @@ _Entry = tuple[bytes | None, str, str, str, int, int, bool, list[str]]
 #: Longer chains are cut; they come from loops, and nobody reads them.
 _CHAIN = 64
 _TEXT_CHARACTERS = 1 << 20
+#: Below this limit our own code could not run.
+_LEAST_RECURSION = 120
 
 
 def encode_exception(error: BaseException, skip: frozenset[types.CodeType] = frozenset()) -> bytes:
@@ -185,3 +188,9 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "(its message cannot be shown)"
+
+
+def keep_recursion_limit() -> None:
+    """A task may have left a limit at which not even its failure could be told."""
+    if sys.getrecursionlimit() < _LEAST_RECURSION:
+        sys.setrecursionlimit(_LEAST_RECURSION)

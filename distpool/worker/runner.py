@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from distpool.wire.worker_to_driver import (
     WorkerGrown,
 )
 from distpool.worker import context, failure, setup, stages
+from distpool.worker.delays import Delays
 from distpool.worker.forks import end_forked_child
 from distpool.worker.growth import Growth
 from distpool.worker.imports import Imports
@@ -49,8 +49,6 @@ _SETTING_UP, _LEAVING = -1, -2
 _NONE = pickle.dumps(None, 5)
 #: Types whose pickles are small and stand for themselves.
 _SCALARS = frozenset({bool, int, float, complex})
-#: Below this limit our own code could not run.
-_LEAST_RECURSION = 120
 
 _clock = time.perf_counter
 
@@ -83,6 +81,7 @@ class Runner:
         self._leaving = False
         self._forked = False
         self.imports = Imports(mailbox)
+        self._delays = Delays()
         self._forwarder = Forwarder(mailbox.tell_driver, self._may_gather)
         codes = frozenset({Runner._run_batch.__code__, Runner._run_unusual.__code__})
         self._watch = Watch(mailbox, self, codes)
@@ -105,6 +104,7 @@ class Runner:
                 continue
             self.flush()
             self.imports.report()
+            self._delays.mark(_clock())
             self.busy = False
             # After ``busy``: the watch thread may have taken something in while it still saw this one busy.
             if not pending and (ready := mailbox.channel.wait()):
@@ -181,6 +181,8 @@ class Runner:
             self._claimed = 0
             now = _clock()
             took = now - began
+            if took >= _FLUSH_S:
+                took = max(0.0, took - self._delays.more())
             self._busy_s += took
             began = now
             if not oldest and took < _FLUSH_S:
@@ -244,7 +246,7 @@ class Runner:
         if isinstance(error, TaskInterrupted):
             context.interrupted(attempt)
         if isinstance(error, RecursionError):
-            self._keep_recursion_limit()
+            failure.keep_recursion_limit()
         status, error, lost = stages.describe(error, stage)
         return Result(attempt, status, failure.encode_exception(error, self._hidden_codes), lost=lost)
 
@@ -252,16 +254,12 @@ class Runner:
         """Something came out of ``_run_batch`` itself: an interrupt at an awkward moment, or a recursion limit that a
         task left too low.  The task's future gets it; nothing else is harmed."""
         self.running = 0
-        self._keep_recursion_limit()
+        failure.keep_recursion_limit()
         if self._forked:
             end_forked_child(error)
         attempt, self._claimed = self._claimed, 0
         if attempt:
             self._done.append(self._failure(attempt, error, CALLING))
-
-    def _keep_recursion_limit(self) -> None:
-        if sys.getrecursionlimit() < _LEAST_RECURSION:
-            sys.setrecursionlimit(_LEAST_RECURSION)
 
     # -- between tasks ----------------------------------------------------------------------------------------------
 
@@ -333,7 +331,7 @@ class Runner:
         if mailbox.refusing:
             for key in [key for key in mailbox.pending if key > 0]:
                 mailbox.pending.pop(key, None)
-        self._keep_recursion_limit()
+        failure.keep_recursion_limit()
         self._watch.keep_signal()
         self._forwarder.flush()
         crashpoints.reach("worker.set_up")

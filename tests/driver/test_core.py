@@ -192,6 +192,70 @@ def test_tasks_do_not_gather_when_no_answers_come() -> None:
     assert core.hungry
 
 
+def short_core(workers: int) -> PoolCore:
+    """Its workers have nothing to do; one has just answered a task of 5 µs."""
+    core = PoolCore(workers, eager=True)
+    core.on_opened(0.0, Effects())
+    for number in range(workers):
+        core.on_granted(make_worker(f"l{number}"), 0.0, Effects())
+    answer_single(core, core.on_single(make_task("first"), 0.0), 5e-6, 0.001)
+    return core
+
+
+def answer_single(core: PoolCore, worker: Worker | None, busy_s: float, now: float) -> None:
+    assert worker is not None
+    core.on_results(worker.lease, answers(worker, 1), busy_s, now, Effects())
+
+
+def test_two_workers_let_tasks_gather_too_while_one_of_them_is_busy() -> None:
+    core = short_core(2)
+    first, second = (core.on_single(make_task(name), 0.001) for name in "ab")
+    assert second is not None
+    answer_single(core, first, 5e-6, 0.0011)
+    assert not core.hungry, "an answer is on its way"
+    answer_single(core, second, 5e-6, 0.0012)
+    assert core.hungry, "nobody else would see to the next task"
+
+
+@pytest.mark.parametrize("short_way", [True, False])
+def test_tasks_begin_to_gather_while_answers_are_on_their_way(short_way: bool) -> None:
+    """Otherwise the many idle workers of a large pool get one task each, for ever: whoever has one answers before the
+    last of them has one."""
+    core = short_core(64)
+
+    def submit(name: str, now: float) -> None:
+        if short_way:
+            assert core.on_single(make_task(name), now) is not None
+        else:
+            core.on_submitted([make_task(name)], now, Effects())
+
+    submit("a", 0.002)
+    assert core.hungry, "one worker alone may be at a long task"
+    submit("b", 0.002)
+    assert not core.hungry
+    deadline = core.next_deadline()
+    assert deadline is not None
+    assert deadline <= 0.001 + RETRACT_AFTER_S
+    core.on_time(deadline, Effects())
+    for number in range(8):
+        assert core.hungry, "no answer has come for a while"
+        submit(str(number), deadline)
+
+
+def test_a_task_that_was_held_up_does_not_make_all_others_long() -> None:
+    core = short_core(2)
+    worker = core.on_single(make_task("held up"), 0.002)
+    answer_single(core, worker, 0.01, 0.012)
+    assert worker is not None
+    core.on_submitted([make_task(str(number)) for number in range(64)], 0.012, Effects())
+    while worker.in_flight:
+        count = len(worker.in_flight)
+        core.on_results(worker.lease, answers(worker, count), count * 2e-6, 0.013, Effects())
+    effects = Effects()
+    core.on_submitted([make_task(f"more{number}") for number in range(32)], 0.014, effects)
+    assert [len(tasks) for _, tasks in effects.send] == [32]
+
+
 def test_long_tasks_never_gather() -> None:
     core, workers = flowing_core()
     worker = next(worker for worker in workers if worker.in_flight)

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any
 
+from distpool.worker.delays import Delays
+
 kept: list[Any] = []
 
 
@@ -146,3 +148,12 @@ def fork_and_return() -> int:
         _, status = os.waitpid(pid, 0)
         return os.waitstatus_to_exitcode(status)
     return -1
+
+
+def be_held_up(seconds: float) -> tuple[float, float]:
+    """Compute until this thread has waited so long for its processor; how long it took, and how long it waited."""
+    delays = Delays()
+    waited, began = 0.0, time.perf_counter()
+    while waited < seconds:
+        waited += delays.more()
+    return time.perf_counter() - began, waited

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,25 @@ def test_what_the_driver_said_before_is_not_done_again(driver: Driver, tmp_path:
     assert (tmp_path / "ran").read_text() == (tmp_path / "set up").read_text() == "x"
     assert not (tmp_path / "back").exists()
     assert not any(isinstance(message, SetupDone) for message in driver.seen), "once is enough"
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="this kernel does not count delays")
+def test_the_time_for_which_a_task_had_no_processor_is_not_its_own(ready: Driver) -> None:
+    """Its driver would deal out short tasks one by one."""
+    (core, *_) = os.sched_getaffinity(ready.process.pid)
+    for thread in os.listdir(f"/proc/{ready.process.pid}/task"):
+        os.sched_setaffinity(int(thread), {core})
+    spinner = subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile 1: pass"])
+    try:
+        attempt = ready.start(tasks.be_held_up, 0.1)
+        took_s, waited_s = ready.outcome(attempt)
+    finally:
+        spinner.kill()
+        spinner.wait()
+    answered = [message for message in ready.seen if isinstance(message, TasksDone)]
+    assert answered
+    assert waited_s >= 0.1
+    assert sum(message.busy_s for message in answered) < took_s
 
 
 def test_a_batch_is_answered_in_order(ready: Driver) -> None:
