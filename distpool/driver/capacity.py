@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from distpool.node import machine
@@ -17,7 +16,7 @@ def cpu_count() -> int:
 
     ``DISTPOOL_NUM_CPUS`` overrides both.
 
-    :raises ConnectError: when there is a cluster and it cannot be reached.
+    :raises ConnectError: when there is a cluster and it cannot be reached, or when that variable is no number.
     """
     return default_workers()
 
@@ -30,7 +29,7 @@ def default_workers(address: str | None = None) -> int:
     """
     from distpool.driver.current import current_session, works_with_cluster
 
-    if not os.environ.get("DISTPOOL_NUM_CPUS", "").isdigit() and works_with_cluster(address):
+    if not machine.wished_cpus() and works_with_cluster(address):
         return max(1, int(_cluster_cpus(current_session(address))))
     return machine.cpu_count()
 

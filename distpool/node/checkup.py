@@ -59,6 +59,9 @@ def examine(root: Path = Path("/")) -> list[Finding]:
     for check in checks:
         try:
             found += check()
+        except ConnectError as error:  # a setting that means nothing, perhaps to several checks
+            wrong = Finding(WRONG, "settings", str(error))
+            found += [] if wrong in found else [wrong]
         except OSError as error:
             found.append(Finding(BEWARE, "this machine", f"something could not be looked at: {error}"))
     return found

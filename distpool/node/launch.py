@@ -27,6 +27,7 @@ from distpool.node.config import (
     write_config,
 )
 from distpool.node.folders import Folders
+from distpool.node.machine import whole_number
 from distpool.node.spawn import Spawned, spawn, spawn_private
 from distpool.store.settings import StoreSettings
 from distpool.wire.system_text import to_bytes
@@ -202,6 +203,7 @@ def start_private_node(
         if store_settings is None:
             store_settings = StoreSettings.make()
         memory = memory_policy()
+        spares = spare_workers() if spares is None else spares
         if predecessor is None:
             folders = Folders.create(store_settings.spill_folder)
             name = os.path.basename(folders.root).rpartition("-")[2]
@@ -218,7 +220,7 @@ def start_private_node(
         spill=folders.spill,
         driver_pid=os.getpid(),
         import_path=installed_packages() if import_path is None else import_path,
-        spares=spare_workers() if spares is None else spares,
+        spares=spares,
         preload=preload,
         worker_module=worker_module,
         store_settings=store_settings,
@@ -248,6 +250,7 @@ def start_member(
     try:
         store_settings = StoreSettings.make()
         memory = memory_policy()
+        spares = spare_workers()
     except ValueError as error:  # a setting that means nothing
         raise ConnectError(str(error)) from error
     folders = Folders.create(store_settings.spill_folder)
@@ -260,7 +263,7 @@ def start_member(
         memory=memory,
         driver_pid=os.getpid(),
         import_path=installed_packages(),
-        spares=spare_workers(),
+        spares=spares,
         member=member,
     )
     life_read, life_write = os.pipe()
@@ -323,6 +326,8 @@ def installed_packages() -> list[bytes]:
 
 
 def spare_workers() -> int | None:
-    """How many the user wants; None: as many as is good for the machine."""
-    wanted = os.environ.get("DISTPOOL_SPARE_WORKERS", "")
-    return int(wanted) if wanted.isdigit() else None
+    """How many the user wants; None: as many as is good for the machine.
+
+    :raises ConnectError: when that is no number.
+    """
+    return whole_number("DISTPOOL_SPARE_WORKERS")

@@ -12,9 +12,10 @@ import re
 import socket
 from collections.abc import Mapping
 
+from distpool.errors import ConnectError
+
 #: What batch systems say that a job may use on the node it runs on, the most specific first.
 _ALLOCATIONS = (
-    "DISTPOOL_NUM_CPUS",
     "SLURM_CPUS_ON_NODE",
     "SLURM_CPUS_PER_TASK",
     "NSLOTS",
@@ -27,16 +28,39 @@ _ROOT = ""
 
 
 def cpu_count(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> int:
-    """CPUs that this process may use: affinity, control group quota and batch allocation honoured; at least 1."""
+    """CPUs that this process may use: affinity, control group quota and batch allocation honoured; at least 1.
+
+    :raises ConnectError: when ``DISTPOOL_NUM_CPUS`` means nothing.
+    """
+    wish = wished_cpus(environment)
+    if wish:
+        return wish  # somebody's explicit wish is no limit among others
     limits = [_affinity(), _quota(root)]
     for name in _ALLOCATIONS:
         value = environment.get(name, "")
         if value.isdigit() and int(value):
-            if name == "DISTPOOL_NUM_CPUS":
-                return int(value)  # somebody's explicit wish is no limit among others
             limits.append(int(value))
             break
     return max(1, math.ceil(min(limits)))
+
+
+def wished_cpus(environment: Mapping[str, str] = os.environ) -> int:
+    """What ``DISTPOOL_NUM_CPUS`` says; 0: nothing.
+
+    :raises ConnectError: when it means nothing.
+    """
+    return whole_number("DISTPOOL_NUM_CPUS", environment) or 0
+
+
+def whole_number(name: str, environment: Mapping[str, str] = os.environ) -> int | None:
+    """A setting from the environment; None where it is not there, or empty.
+
+    :raises ConnectError: when it is anything else than a whole number, 0 or more.
+    """
+    text = environment.get(name, "").strip()
+    if text and not (text.isascii() and text.isdigit()):
+        raise ConnectError(f"{name} must be a whole number, 0 or more, not {environment[name]!r}")
+    return int(text) if text else None
 
 
 def memory_size_bytes(root: str = _ROOT) -> int:
@@ -58,8 +82,10 @@ def gpus(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> tupl
     """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.  No library of CUDA's is loaded.
 
     ``DISTPOOL_NUM_GPUS`` is somebody's explicit wish: as many, whatever is there.
+
+    :raises ConnectError: when that means nothing.
     """
-    wish = environment.get("DISTPOOL_NUM_GPUS", "")
+    wish = whole_number("DISTPOOL_NUM_GPUS", environment)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         devices = [part.strip() for part in visible.split(",")]
@@ -67,18 +93,20 @@ def gpus(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> tupl
         names = tuple(devices[: _leading(devices)])
     else:
         names = tuple(str(number) for number in range(_visible_gpus(environment, root)))
-    if wish.isdigit():
-        count = int(wish)
-        return names[:count] if count <= len(names) else tuple(str(number) for number in range(count))
-    return names
+    if wish is None or wish <= len(names):
+        return names[:wish]
+    return tuple(str(number) for number in range(wish))
 
 
 def custom_resources(environment: Mapping[str, str] = os.environ) -> tuple[tuple[str, float], ...]:
     """What ``DISTPOOL_RESOURCES`` says that this machine has (``license=2,fast_disk=1``), as in ``Shape``.
 
-    :raises ValueError: when it cannot be understood.
+    :raises ConnectError: when it cannot be understood.
     """
-    return parse_resources(environment.get("DISTPOOL_RESOURCES", ""))
+    try:
+        return parse_resources(environment.get("DISTPOOL_RESOURCES", ""))
+    except ValueError as error:
+        raise ConnectError(f"DISTPOOL_RESOURCES: {error}") from error
 
 
 def parse_resources(text: str) -> tuple[tuple[str, float], ...]:

@@ -101,9 +101,27 @@ if __name__ == "__main__":
 
 def test_a_setting_that_means_nothing_is_one_line(distpool: Command) -> None:
     words = ("start", "--head", "--host", "127.0.0.1", "--port", "0")
-    said = distpool(*words, status=1, DISTPOOL_SPILL_URI="/proc/nowhere")
-    assert said.startswith("distpool: DISTPOOL_SPILL_URI is '/proc/nowhere'")
-    assert said.count("\n") == 1
+    for name, value in (("SPILL_URI", "/proc/nowhere"), ("NUM_CPUS", "two"), ("SPARE_WORKERS", "two")):
+        said = distpool(*words, status=1, **{f"DISTPOOL_{name}": value})
+        assert said.startswith("distpool: "), said
+        assert f"DISTPOOL_{name}" in said
+        assert repr(value) in said
+        assert said.count("\n") == 1
+
+
+def test_a_setting_that_means_nothing_is_one_error_of_a_program(run_script: Callable[..., str]) -> None:
+    program = """
+import distpool
+from distpool import DistExecutor
+
+try:
+    DistExecutor().submit(abs, 1)
+except distpool.ConnectError as error:
+    print(error)
+"""
+    for name in ("NUM_CPUS", "NUM_GPUS", "SPARE_WORKERS"):
+        said = run_script(program, env={**os.environ, f"DISTPOOL_{name}": "two"})
+        assert said == f"DISTPOOL_{name} must be a whole number, 0 or more, not 'two'\n"
 
 
 def test_why_a_worker_of_a_cluster_died(distpool: Command, run_script: Callable[..., str]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from distpool.errors import ConnectError
 from distpool.node import machine
 
 
@@ -39,6 +43,21 @@ def _write(root: Path, files: dict[str, str]) -> Path:
 )
 def test_cpus_of_a_batch_allocation(tmp_path: Path, environment: dict[str, str], count: int) -> None:
     assert machine.cpu_count(environment, tmp_path) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("DISTPOOL_NUM_CPUS", machine.cpu_count),
+        ("DISTPOOL_NUM_GPUS", machine.gpus),
+        ("DISTPOOL_SPARE_WORKERS", lambda environment: machine.whole_number("DISTPOOL_SPARE_WORKERS", environment)),
+        ("DISTPOOL_RESOURCES", machine.custom_resources),
+    ],
+)
+@pytest.mark.parametrize("value", ["two", "-1", "1.5", "²"])
+def test_a_setting_that_means_nothing_is_named(name: str, ask: Callable[[Any], object], value: str) -> None:
+    with pytest.raises(ConnectError, match=f"{name}.*{re.escape(repr(value))}"):
+        ask({name: value})
 
 
 @pytest.mark.usefixtures("many_cpus")
@@ -117,5 +136,5 @@ def test_custom_resources() -> None:
 
 @pytest.mark.parametrize("text", ["license", "license=", "=1", "a=many", "a=-1", "a=nan", "a=inf"])
 def test_custom_resources_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ValueError, match="name=amount"):
+    with pytest.raises(ConnectError, match="name=amount"):
         machine.custom_resources({"DISTPOOL_RESOURCES": text})
