@@ -12,8 +12,8 @@ from distpool.node.events import Effect, EndGeneration, GenerationEnded, Generat
 _LEARN_PAUSE_S = 0.1
 #: Each generation loads everything anew, so a program that always comes up with more waits twice as long each time.
 _LONGEST_PAUSE_S = 3.0
-#: A generation that has not come up by then hangs in an import.
-_TIMEOUT_S = 120.0
+#: A generation that has not come up by then hangs in an import; tasks that keep all cores busy leave it little time.
+_TIMEOUT_S = 600.0
 
 
 class Generations:

@@ -36,8 +36,9 @@ from distpool import crashpoints
 from distpool.node.control import Exited, Fork, Forked, Generate, NotForked, Ready, Unfit, ZygoteEnd
 
 _PR_SET_PDEATHSIG = 1
-#: Of the thread in which a generation loads its modules (``nice``): a tenth of a core when all cores are busy.
-_LOADING_PRIORITY = 10
+#: Of the thread in which a generation loads its modules (``nice``): a seventieth of a core when all cores are busy.  A
+#: tenth, at 10, made the tasks of two busy workers wait for as much as 10 % of their time.
+_LOADING_PRIORITY = 19
 #: After so long, the first workers are up, and between requests there is time to load what only some workers need.
 _QUIET_S = 0.05
 #: Libraries make threads when they are imported, unless they are told otherwise: numerical ones as many as there are

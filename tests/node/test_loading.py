@@ -15,7 +15,7 @@ from distpool.node.zygote import _load_politely, _thread_count
 before = os.getpriority(os.PRIO_PROCESS, 0)
 print(_load_politely(("probe", "no_such_module")))
 import probe
-print(probe.priority > before, os.getpriority(os.PRIO_PROCESS, 0) == before, decimal.getcontext().prec, _thread_count())
+print(probe.priority == 19, os.getpriority(os.PRIO_PROCESS, 0) == before, decimal.getcontext().prec, _thread_count())
 """
 
 
