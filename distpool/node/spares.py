@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from distpool.node.state import Worker, WorkerState
 
-#: Spares are replaced when no lease has been asked for so long: not in competition with a pool that is starting.
-_PAUSE_S = 0.1
+#: Spares are replaced so long after a lease was asked for: not in competition with the first tasks of a pool that is
+#: starting, and in time for the next one.
+_PAUSE_S = 0.02
+#: One that died is replaced later: what killed it may go on.
+_PAUSE_AFTER_DEATH_S = 0.1
 #: So many spares in a row may die before spares are given up.
 _FAILURES = 3
 
@@ -34,7 +37,8 @@ class Spares:
 
     def on_lease_asked(self, now: float) -> None:
         """A lease may take one."""
-        if self._wanted:
+        # Not later because of a further lease: where pools, or deaths, follow each other, none would find a spare.
+        if self._wanted and self.fill_at is None:
             self.fill_at = now + _PAUSE_S
 
     def on_started(self) -> None:
@@ -45,7 +49,7 @@ class Spares:
         """One ended that had not been told to."""
         self._failures += 1
         if self._wanted and self._failures < _FAILURES:
-            self.fill_at = now + _PAUSE_S
+            self.fill_at = now + _PAUSE_AFTER_DEATH_S
 
     def take(self, workers: Iterable[Worker], generation: int) -> Worker | None:
         """The one that is to serve a lease: one that is up if there is such, or else one that is starting."""

@@ -81,6 +81,7 @@ class _Zygote:
         self._generation = generation
         self._worker_module = worker_module
         self._needed = needed
+        self._learned: frozenset[str] = frozenset()
         self._to_load: deque[str] = deque(getattr(worker_module, "LOADED_LATER", ()))
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -92,9 +93,7 @@ class _Zygote:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        # What exists now is shared with all workers; a collection that touched it would copy it page by page.
-        gc.freeze()
-        gc.enable()
+        self._share()
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -117,6 +116,12 @@ class _Zygote:
     def _load_next(self) -> None:
         gc.disable()
         importlib.import_module(self._to_load.popleft())
+        self._share()
+
+    def _share(self) -> None:
+        """What exists now is shared with all workers; whatever touches it there, if only to count references, copies it
+        page by page."""
+        self._learned = sys.stdlib_module_names & (sys.modules.keys() - self._needed)
         gc.freeze()
         gc.enable()
 
@@ -181,7 +186,7 @@ class _Zygote:
                     scheduler_endpoint=message.scheduler_endpoint,
                     store_folder=message.store_folder,
                     cluster=message.cluster,
-                    learned=self._learned(),
+                    learned=self._learned,
                 )
             )
             code = 0
@@ -196,10 +201,6 @@ class _Zygote:
                 except Exception:
                     pass  # its reader is gone, and there is nobody else to tell
             os._exit(code)
-
-    def _learned(self) -> frozenset[str]:
-        """Modules of the standard library that have been loaded ahead of time."""
-        return sys.stdlib_module_names & (sys.modules.keys() - self._needed)
 
     def _leave_zygote(self) -> None:
         signal.set_wakeup_fd(-1)

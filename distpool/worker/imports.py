@@ -4,6 +4,7 @@ compared with what the driver has, if that is on another machine."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -27,8 +28,9 @@ class Imports:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
-        self._at_start = frozenset(sys.modules)
-        self._count = len(self._at_start)
+        # Their names are not looked at here, one by one: they lie on pages that are shared with the zygote until then.
+        self._count = len(sys.modules)
+        self._newest_at_start = next(reversed(sys.modules))
         self._told: set[str] = set()
         self._versions: dict[str, str] = {}
 
@@ -40,8 +42,11 @@ class Imports:
         """Tell the agent which modules of Python and of installed packages have been imported since the last time."""
         if len(sys.modules) == self._count:
             return
+        try:
+            names = list(itertools.takewhile(lambda name: name != self._newest_at_start, reversed(sys.modules)))
+        except RuntimeError:
+            return  # a thread imports something just now
         self._count = len(sys.modules)
-        names = [name for name in list(sys.modules) if name not in self._at_start]
         installed = {name for name in {_preloadable(name) for name in names} - self._told if _is_installed(name)}
         if installed:
             self._compare(installed)

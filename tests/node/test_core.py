@@ -237,6 +237,16 @@ def test_a_spare_serves_at_once_and_is_replaced_later() -> None:
     assert agent.exited(1, -9) == [ToScheduler(WorkerExited("l", 1, -9))]
 
 
+def test_leases_that_follow_each_other_do_not_put_spares_off() -> None:
+    agent = _with_spare()
+    agent.start("l")
+    due = agent.core.next_deadline()
+    assert due is not None
+    agent.now = due - 0.001
+    assert agent.start("m") == [ForkWorker("m", 0)]
+    assert agent.time(due) == [ForkWorker("n-x2", 0)]
+
+
 def test_a_spare_that_is_still_starting_serves_when_it_is_up() -> None:
     agent = Agent(spares=1)
     assert agent.start("l") == []
