@@ -109,7 +109,9 @@ def test_a_setting_that_means_nothing_is_one_line(distpool: Command) -> None:
         assert said.count("\n") == 1
 
 
-def test_a_setting_that_means_nothing_is_one_error_of_a_program(run_script: Callable[..., str]) -> None:
+def test_a_setting_that_means_nothing_is_one_error_of_a_program(
+    distpool: Command, run_script: Callable[..., str]
+) -> None:
     program = """
 import distpool
 from distpool import DistExecutor
@@ -120,8 +122,9 @@ except distpool.ConnectError as error:
     print(error)
 """
     for name in ("NUM_CPUS", "NUM_GPUS", "SPARE_WORKERS"):
-        said = run_script(program, env={**os.environ, f"DISTPOOL_{name}": "two"})
-        assert said == f"DISTPOOL_{name} must be a whole number, 0 or more, not 'two'\n"
+        said = run_script(program, env={**distpool.environment, f"DISTPOOL_{name}": "two"})
+        assert said.endswith(f"DISTPOOL_{name} must be a whole number, 0 or more, not 'two'\n")
+        assert said.count("\n") == 1
 
 
 def test_why_a_worker_of_a_cluster_died(distpool: Command, run_script: Callable[..., str]) -> None:
