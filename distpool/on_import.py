@@ -45,8 +45,15 @@ def import_msgspec() -> None:
         import msgspec  # noqa: F401
     finally:
         if absent is not None:
-            # Another list: a thread that goes through this one just now would leave out the next.
-            sys.meta_path = [finder for finder in sys.meta_path if finder is not absent]
+            _take_out(absent)
+
+
+def _take_out(finder: object) -> None:
+    """Have imports do without it from now on.
+
+    By another list: a thread that goes through the present one just now would leave out the finder behind it.
+    """
+    sys.meta_path = [other for other in sys.meta_path if other is not finder]
 
 
 class _Absent:
@@ -76,7 +83,7 @@ class _Waiting:
     ) -> ModuleSpec | None:
         if fullname != self._name:
             return None
-        sys.meta_path.remove(self)
+        _take_out(self)
         from importlib.util import find_spec
 
         spec = find_spec(fullname)

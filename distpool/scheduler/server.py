@@ -26,6 +26,7 @@ from distpool.scheduler.events import (
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.driver_to_scheduler import DriverHeartbeat, DriverHello
+from distpool.wire.processes import exists
 from distpool.wire.scheduler_to_driver import Ping, Refused
 from distpool.wire.silence import silence_s
 
@@ -140,7 +141,7 @@ class Server:
         try:
             fd = os.pidfd_open(hello.pid)
         except (AttributeError, OSError):
-            if not _runs(hello.pid):
+            if not exists(hello.pid):
                 return False  # another process-id namespace: the number means nothing here
             self._looked_for[name] = hello.pid
             self._look_at = time.monotonic() + _LOOK_S
@@ -171,16 +172,6 @@ class Server:
 
     def _look(self, now: float) -> None:
         for name, pid in list(self._looked_for.items()):
-            if not _runs(pid):
+            if not exists(pid):
                 self.handle(DriverLost(name))
         self._look_at = now + _LOOK_S if self._looked_for else None
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -21,6 +21,7 @@ from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.codec import encode
+from distpool.wire.processes import exists
 
 _decode = msgspec.msgpack.Decoder(client_says.Message).decode
 _FREE_BYTES = 16 << 20
@@ -100,7 +101,7 @@ class StoreService:
                 self.on_elsewhere(client, message)
         elif isinstance(message, client_says.StoreGoodbye):
             self.on_worker_exited(client)
-        elif isinstance(message, client_says.StoreHello) and not _exists(message.pid):
+        elif isinstance(message, client_says.StoreHello) and not exists(message.pid):
             pass  # its last words, overtaken by those of its end: nothing would ever be charged back
         else:
             self._handle(_event(client, message))
@@ -200,16 +201,6 @@ class StoreService:
                 description.contents,
             ),
         )
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 class _Description:

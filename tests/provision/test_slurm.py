@@ -20,10 +20,13 @@ from distpool.provision.slurm import Slurm, SlurmProvisioner
 from distpool.provision.slurm_steps import StepProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
+from tests.provision.guests import link
 from tests.provision.programs import PYTHON, killed_at_the_end, spreads
 from tests.support import slurm
 from tests.support.head import running_head
 from tests.support.slurm import SlurmCluster
+
+__all__ = ["link"]
 
 pytestmark = [
     pytest.mark.watchdog(180),
@@ -48,13 +51,6 @@ def address(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     """A cluster that has no node but its head."""
     with running_head(tmp_path_factory.mktemp("state"), SLURM_CONF=str(cluster.configuration)) as address:
         yield address
-
-
-@pytest.fixture
-def link(address: str) -> Iterator[OperatorLink]:
-    with OperatorLink(address) as link:
-        eventually(lambda: len(link.load().nodes) == 1)  # those of the test before are gone
-        yield link
 
 
 @pytest.fixture
