@@ -153,9 +153,11 @@ def _user_modules() -> list[str]:
 def _num_threads(spec: PoolSpec) -> int:
     if spec.num_threads is not None:
         return spec.num_threads
-    from distpool.node.machine import cpu_count
+    from distpool.node import machine
 
-    return max(1, cpu_count() // spec.max_workers)
+    if machine.affinity() // spec.max_workers <= 1 and not machine.wished_cpus():
+        return 1  # whatever the control group's quota is, which takes several files of the kernel's to find out
+    return max(1, machine.cpu_count() // spec.max_workers)
 
 
 def _parent_identity() -> tuple[int, ...]:

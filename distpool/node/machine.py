@@ -6,6 +6,7 @@ Files and environment come in as arguments with the real ones as defaults, so th
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -35,7 +36,7 @@ def cpu_count(environment: Mapping[str, str] = os.environ, root: str = _ROOT) ->
     wish = wished_cpus(environment)
     if wish:
         return wish  # somebody's explicit wish is no limit among others
-    limits = [_affinity(), _quota(root)]
+    limits = [affinity(), _quota(root)]
     for name in _ALLOCATIONS:
         value = environment.get(name, "")
         if value.isdigit() and int(value):
@@ -189,6 +190,7 @@ def file_space(root: str = _ROOT) -> str:
     return f"{_boot(root)}/{_namespace(root, 'mnt')}"
 
 
+@functools.cache
 def _boot(root: str) -> str:
     try:
         return read_text(f"{root}/proc/sys/kernel/random/boot_id").strip()
@@ -210,7 +212,8 @@ def _leading(devices: list[str]) -> int:
     return len(devices)
 
 
-def _affinity() -> int:
+def affinity() -> int:
+    """On how many CPUs the scheduler of the system may put this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -121,6 +121,9 @@ class _Zygote:
     def _share(self) -> None:
         """What exists now is shared with all workers; whatever touches it there, if only to count references, copies it
         page by page."""
+        loaded_ahead = getattr(self._worker_module, "loaded_ahead", None)
+        if loaded_ahead is not None:
+            loaded_ahead()
         self._learned = sys.stdlib_module_names & (sys.modules.keys() - self._needed)
         gc.freeze()
         gc.enable()

@@ -53,6 +53,13 @@ LOADED_LATER = (
 _LINGER_S = 2.0
 
 
+def loaded_ahead() -> None:
+    """The zygote has loaded modules: what is the same for all workers is found out before they are forked."""
+    from distpool.worker.thread_budget import note_libraries
+
+    note_libraries()
+
+
 class WorkerStart(msgspec.Struct, frozen=True):
     """What the zygote tells a new worker.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
 #: Variables that libraries read when they are loaded; those that the user's environment has are left alone.
 VARIABLES = (
@@ -41,6 +40,15 @@ _SETTERS = (
     ("libiomp", "OMP_NUM_THREADS", ("omp_set_num_threads",)),
 )
 
+#: The libraries that the zygote has loaded; None: not looked for.
+_loaded: list[str] | None = None
+
+
+def note_libraries() -> None:
+    """Find out once, in the zygote, which numeric libraries there are for all workers to limit."""
+    global _loaded
+    _loaded = _loaded_libraries()
+
 
 def limit_threads(count: int) -> None:
     """Give numeric libraries ``count`` threads (0: as many as they like), unless the user's environment says otherwise.
@@ -55,9 +63,8 @@ def limit_threads(count: int) -> None:
             # OpenMP's variable is what most libraries fall back on: it speaks for those that are not named.
             os.environ[name] = explicit.get("OMP_NUM_THREADS", str(count))
             own.add(name)
-    if "numpy" in sys.modules or "torch" in sys.modules:
-        for path in _loaded_libraries():
-            _limit_library(path)
+    for path in _loaded_libraries() if _loaded is None else _loaded:
+        _limit_library(path)
 
 
 def _limit_library(path: str) -> None:
@@ -80,10 +87,12 @@ def _limit_library(path: str) -> None:
                 break
 
 
-def _loaded_libraries() -> Iterator[str]:
+def _loaded_libraries() -> list[str]:
+    if "numpy" not in sys.modules and "torch" not in sys.modules:
+        return []
     try:
         with open("/proc/self/maps") as maps:
             paths = {line.split(maxsplit=5)[5].rstrip() for line in maps if ".so" in line}
     except (OSError, IndexError):
-        return
-    yield from sorted(paths)
+        return []
+    return sorted(path for path in paths if any(part in os.path.basename(path) for part, _, _ in _SETTERS))

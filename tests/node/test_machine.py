@@ -16,7 +16,7 @@ from distpool.node import machine
 
 @pytest.fixture
 def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_affinity", lambda: 64)
+    monkeypatch.setattr(machine, "affinity", lambda: 64)
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
