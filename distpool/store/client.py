@@ -38,11 +38,9 @@ holds any lock.  They may only take a note and wake somebody (``deque.append``, 
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -50,17 +48,17 @@ from distpool import crashpoints
 from distpool.store import settings
 from distpool.store.description import describe_objects
 from distpool.store.elsewhere import Elsewhere, ThroughAgent
+from distpool.store.endings import Endings
 from distpool.store.handles import Packed, StoredPacked, StoredValue
-from distpool.store.ownership import Ended, Ownership
+from distpool.store.ownership import Ended
 from distpool.store.reading import Reader
 from distpool.store.references import value_of
 from distpool.store.room import Room
 from distpool.store.serialization import Serialized, deserialize, serialize
-from distpool.store.views import View, Views
 from distpool.store.writing import Writer
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
-from distpool.wire.site_to_site import MakerEnded, ObjectsEnded, SegmentsUnneeded
+from distpool.wire.site_to_site import MakerEnded
 from distpool.wire.store_client_to_agent import StoreContents
 
 
@@ -102,13 +100,12 @@ class ObjectStore:
         self.on_free = on_free
         self.inline_bytes = max(1, settings.inline_bytes() if inline_bytes is None else inline_bytes)
         self._lock = threading.Lock()
-        #: What finalizers want done; whoever can take the lock does it.
-        self._chores: deque[View | Sequence[str]] = deque()
         self._room = Room(self.folder, owner, self._lock, self, recycle_bytes, prepare)
-        self._views = Views(self.folder, self._end_view_later, self._room.folder.find_spilled)
-        self._ownership = Ownership(owner, self._views.viewed)
+        self._endings = Endings(owner, node, self._lock, self._room, self)
+        self._views, self._ownership = self._endings.views, self._endings.ownership
+        self.do_chores, self.drop_later = self._endings.do_chores, self._endings.drop_later
         self._reader = Reader(self._lock, self._room, self._views, self)
-        self._writer = Writer(owner, node, self._lock, self._room, self._ownership, self)
+        self._writer = Writer(owner, node, self._lock, self._room, self._endings, self)
         self._closed = False
         self._pid = os.getpid()
 
@@ -189,7 +186,7 @@ class ObjectStore:
         with self._lock:
             surplus = self._ownership.adopt(locations.values())
         crashpoints.reach("store.adopted")
-        self._tell(Ended(returned=surplus))
+        self._endings.tell(Ended(returned=surplus))
         self.do_chores()
         return StoredValue(value, self, tuple(locations))
 
@@ -227,8 +224,8 @@ class ObjectStore:
         ended = Ended()
         with self._lock:
             self._ownership.unpin(holder, object_ids, ended)
-            self._dispose(ended)
-        self._tell(ended)
+            self._endings.dispose(ended)
+        self._endings.tell(ended)
         self.do_chores()
 
     def process_died(self, name: str, site: str = "") -> None:
@@ -239,13 +236,13 @@ class ObjectStore:
         ended = Ended()
         with self._lock:
             self._ownership.on_death(name, ended)
-            self._dispose(ended)
+            self._endings.dispose(ended)
             needed = self._ownership.needed_of(name)
             if site:
                 needed.setdefault(site, [])
             if self.elsewhere is None:
                 self._room.folder.remove_dead(name, self._ownership.keeps)
-        self._tell(ended)
+        self._endings.tell(ended)
         if self.elsewhere is not None:
             for site, segments in needed.items():
                 self.elsewhere.tell(site, MakerEnded(name, segments))
@@ -320,7 +317,7 @@ class ObjectStore:
         """What this process has to do with."""
         self.do_chores()
         with self._lock:
-            objects = describe_objects(self._ownership, self._views, self._writer.slots, self._room.folder.place_of)
+            objects = describe_objects(self._ownership, self._views, self._endings.slots, self._room.folder.place_of)
             contents = StoreContents(request, self._room.allowed_bytes or 0, self._room.memory.backed_bytes, objects)
         self.do_chores()
         return contents
@@ -342,65 +339,3 @@ class ObjectStore:
         """Raise ValueError if it is not ``usable``."""
         if not self.usable:
             raise ValueError("the object store of this process is closed")
-
-    # -- endings ------------------------------------------------------------------------------------------------
-
-    def _end_view_later(self, view: View) -> None:
-        self._chores.append(view)
-        self.do_chores()
-
-    def drop_later(self, object_ids: Sequence[str]) -> None:
-        """A handle of these ended; called by handles only, also in finalizers."""
-        self._chores.append(object_ids)
-        self.do_chores()
-
-    def do_chores(self) -> None:
-        """Do what finalizers left; never waits.  Whoever holds the lock looks again after letting go of it, so nothing
-        stays undone."""
-        chores = self._chores
-        while chores and self._lock.acquire(blocking=False):
-            ended = Ended()
-            done: list[View | Sequence[str]] = []
-            try:
-                while chores:
-                    chore = chores.popleft()
-                    done.append(chore)  # a view's owner must not be finalized under the lock
-                    if self._pid != os.getpid():
-                        continue  # a forked child looks at its parent's objects; the parent does the books
-                    if isinstance(chore, View):
-                        object_id = self._views.close(chore)
-                        if object_id is not None:
-                            self._ownership.on_view_ended(object_id, ended)
-                    else:
-                        self._ownership.drop(chore, ended)
-                self._dispose(ended)
-            finally:
-                self._lock.release()
-            self._tell(ended)
-
-    def _dispose(self, ended: Ended) -> None:
-        """What must be done under the lock."""
-        crashpoints.reach("store.ending")
-        for object_id in ended.own:
-            slot = self._writer.slots.pop(object_id, None)
-            if slot is not None:
-                self._room.free(slot)
-        if self.elsewhere is None:
-            for segment in itertools.chain.from_iterable(ended.files.values()):
-                self._room.folder.remove(segment)
-        crashpoints.reach("store.freed")
-
-    def _tell(self, ended: Ended) -> None:
-        """What must be done without it."""
-        if ended.unpinned:
-            self.on_unpinned(ended.unpinned)
-        for lender, object_ids in ended.returned.items():
-            self.on_free(lender, object_ids)
-        elsewhere = self.elsewhere
-        if elsewhere is not None:
-            if ended.own:
-                elsewhere.tell(self.node, ObjectsEnded(ended.own))
-            for site, object_ids in ended.adopted.items():
-                elsewhere.tell(site, ObjectsEnded(object_ids))
-            for site, segments in ended.files.items():
-                elsewhere.tell(site, SegmentsUnneeded(segments))

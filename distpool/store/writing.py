@@ -12,7 +12,7 @@ from typing import Protocol
 
 from distpool import crashpoints
 from distpool.store.broadcast import Broadcast, Sighting
-from distpool.store.ownership import Ownership
+from distpool.store.endings import Endings
 from distpool.store.room import Room
 from distpool.store.segments import Slot, align
 from distpool.store.serialization import Serialized
@@ -37,16 +37,15 @@ class Writer:
     """See the module's description."""
 
     def __init__(
-        self, owner: str, node: str, lock: threading.Lock, room: Room, ownership: Ownership, party: _Party
+        self, owner: str, node: str, lock: threading.Lock, room: Room, endings: Endings, party: _Party
     ) -> None:
         self._owner = owner
         self._node = node
         self._lock = lock
         self._room = room
-        self._ownership = ownership
+        self._ownership = endings.ownership
+        self._slots = endings.slots
         self._party = party
-        #: Of the objects made here.
-        self.slots: dict[str, Slot] = {}
         self._numbers = 0
         self._broadcast = Broadcast()
         #: Held while looking for a copy, which may take as long as comparing; taken before ``_lock``.
@@ -119,11 +118,11 @@ class Writer:
             if not copy.intact or not self._party.usable:
                 return None
             slot, object_id = copy.slot, copy.object_id
-            if self.slots.get(object_id) is not slot:
+            if self._slots.get(object_id) is not slot:
                 if not self._room.revive(slot):
                     return None
                 object_id = copy.object_id = self._new_id()
-                self.slots[object_id] = slot
+                self._slots[object_id] = slot
             # From here on nobody else gets the slot, and it stays where it is.
             self._ownership.add(object_id)
             self._room.begin_use(slot)
@@ -170,7 +169,7 @@ class Writer:
             with self._lock:
                 room.seal(slot, end)
                 object_id = self._new_id()
-                self.slots[object_id] = slot
+                self._slots[object_id] = slot
                 self._ownership.add(object_id)
             self._party.do_chores()
             crashpoints.reach("store.sealed")
