@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import sys
+import time
 from typing import Any, Protocol
 
 PAGE = mmap.PAGESIZE
@@ -32,8 +33,15 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 #: Linux: do not count a copy-on-write mapping against the commit limit; hardly any of its pages is ever written.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
+#: Not in ``mmap``.
+_FIXED, _NO_ACCESS = 0x10, 0
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", 4)
 _POPULATE_READ = getattr(mmap, "MADV_POPULATE_READ", 22)
+_COLLAPSE = getattr(mmap, "MADV_COLLAPSE", 25)
+#: What the processor maps with a single entry, as x86 and most others have it.
+HUGE_PAGE = 2 << 20
+#: Seconds. One at hand takes 0.1 ms, as many small pages 0.8 ms.
+_LONG_FOR_HUGE_PAGE = 1e-3
 
 
 def map_shared(fd: int, size_bytes: int) -> int:
@@ -47,13 +55,33 @@ def map_private(fd: int, size_bytes: int) -> int:
 
 
 def _map(fd: int, size_bytes: int, flags: int) -> int:
-    address = _libc.mmap(None, size_bytes, _READ_WRITE, flags, fd, 0)
-    if address == _MAP_FAILED or address is None:
+    if size_bytes < HUGE_PAGE:
+        return _mmap(None, size_bytes, _READ_WRITE, flags, fd)
+    # The file's huge pages are mapped as such only where the address is a multiple of theirs.
+    reserved_bytes = size_bytes + HUGE_PAGE
+    reserved = _mmap(None, reserved_bytes, _NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+    start = (reserved + HUGE_PAGE - 1) & -HUGE_PAGE
+    try:
+        _mmap(start, size_bytes, _READ_WRITE, flags | _FIXED, fd)
+    except BaseException:
+        _libc.munmap(reserved, reserved_bytes)
+        raise
+    end = (start + size_bytes + PAGE - 1) & -PAGE
+    if start > reserved:
+        _libc.munmap(reserved, start - reserved)
+    if reserved + reserved_bytes > end:
+        _libc.munmap(end, reserved + reserved_bytes - end)
+    return start
+
+
+def _mmap(address: int | None, size_bytes: int, protection: int, flags: int, fd: int) -> int:
+    mapped = _libc.mmap(address, size_bytes, protection, flags, fd, 0)
+    if mapped == _MAP_FAILED or mapped is None:
         code = ctypes.get_errno()
         if code == errno.ENOMEM:
             raise MemoryError(f"cannot map {size_bytes} bytes: {os.strerror(code)}")
         raise OSError(code, os.strerror(code))
-    return int(address)
+    return int(mapped)
 
 
 def unmap(address: int, size_bytes: int) -> None:
@@ -68,6 +96,26 @@ def enter_pages(address: int, size_bytes: int) -> None:
     reading, because the kernel enters the pages around one that is read together with it, and writable.
     """
     _libc.madvise(address, size_bytes, _POPULATE_READ)  # a kernel that knows nothing of it (Linux < 5.14) goes without
+
+
+def provide_huge_pages(address: int, fd: int, size_bytes: int) -> int:
+    """Give the beginning of an empty file, and of its mapping, huge pages: provided and mapped much faster than small
+    ones, as long as the kernel has them at hand.
+
+    :param size_bytes: a multiple of ``HUGE_PAGE``.
+    :returns: how many bytes have got some.  Less than ``size_bytes`` when there are none (Linux 6.1 or newer grants an
+        explicit request unless the system denies them altogether), or when the kernel has to look for them, or a
+        virtual machine's host for memory, for longer than small pages take.
+    :raises OSError: when the file system is full.
+    """
+    for offset in range(0, size_bytes, HUGE_PAGE):
+        started = time.monotonic()
+        os.pwrite(fd, b"\0", offset)  # the kernel leaves alone what has no page at all
+        if _libc.madvise(address + offset, HUGE_PAGE, _COLLAPSE):
+            return offset
+        if time.monotonic() - started > _LONG_FOR_HUGE_PAGE:
+            return offset + HUGE_PAGE
+    return size_bytes
 
 
 def copy(address: int, source: memoryview, size_bytes: int) -> None:

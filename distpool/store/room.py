@@ -124,7 +124,7 @@ class Room:
 
     def write(self, slot: Slot, pieces: Iterable[tuple[int, memoryview]], end: int) -> None:
         """Copy into a busy slot, without the lock; see ``SegmentAllocator.write``."""
-        self.memory.write(slot, pieces, end)
+        self._allocator_of(slot).write(slot, pieces, end)
 
     def seal(self, slot: Slot, end: int) -> None:
         """It was written (caller holds the lock)."""

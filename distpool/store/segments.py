@@ -7,9 +7,9 @@ need neither as many files nor as many mappings; larger ones have a segment to t
 
 Written pages are precious: the kernel takes ten times as long to provide a fresh page as to overwrite one that is
 there.  So freed slots are used again, the last freed first, and segments go back to the system only over a limit, on
-``trim`` and at the end.  Fresh pages are provided by ``pwrite`` (faster than page faults by half, and a full file
-system is an error there, where a store to mapped memory would be a fatal SIGBUS); pages that exist are overwritten
-through the mapping, which learns of them when they are first overwritten.
+``trim`` and at the end.  Fresh pages are huge where the kernel gives such, and otherwise provided by ``pwrite`` (faster
+than page faults by half, and a full file system is an error there, where a store to mapped memory would be a fatal
+SIGBUS); pages that exist are overwritten through the mapping, which learns of them when they are first overwritten.
 
 Not thread-safe, except that distinct slots may be written at the same time; ``client`` holds the lock.
 """
@@ -21,7 +21,7 @@ import stat
 from collections.abc import Iterable
 
 from distpool import crashpoints
-from distpool.store.mapping import PAGE, copy, enter_pages, export, map_shared, unmap
+from distpool.store.mapping import HUGE_PAGE, PAGE, copy, enter_pages, export, map_shared, provide_huge_pages, unmap
 
 SHARED_MEMORY = "/dev/shm"
 #: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
@@ -33,6 +33,8 @@ _LARGE_BYTES = 1 << 20
 _SHARED_SEGMENT_BYTES = 8 << 20
 #: From here on a copy lets other threads have the interpreter meanwhile.
 _LONG_COPY_BYTES = 1 << 20
+#: When the kernel had no huge pages at hand, it is not asked again for so many segments.
+_UNTIL_HUGE_AGAIN = 8
 
 
 def shared_memory() -> str | None:
@@ -150,6 +152,8 @@ class SegmentAllocator:
         #: Memory that has pages, in all and in freed slots.
         self.backed_bytes = 0
         self.freed_bytes = 0
+        #: So many segments are filled without trying to have huge pages.
+        self._without_huge_pages = 0
 
     def allocate(self, size_bytes: int) -> Slot:
         """A slot of at least ``size_bytes``, recycled if possible.  It has no pages yet where it is fresh."""
@@ -186,7 +190,11 @@ class SegmentAllocator:
             if not segment.address:
                 raise ValueError("the object store of this process was closed meanwhile")
             start_address = segment.address + slot.offset
-            if backed > slot.entered_bytes:
+            if end >= HUGE_PAGE and not slot.backed_bytes:
+                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                backed = self._provide_huge_pages(start_address, fd, end & -HUGE_PAGE)
+                slot.entered_bytes = backed
+            elif backed > slot.entered_bytes:
                 enter_pages(start_address + slot.entered_bytes, slot.backed_bytes - slot.entered_bytes)
                 slot.entered_bytes = slot.backed_bytes
             target = export(start_address, backed) if backed else memoryview(b"")
@@ -322,6 +330,16 @@ class SegmentAllocator:
         self._freed.clear()
         self._empty.clear()
         self.backed_bytes = self.freed_bytes = 0
+
+    def _provide_huge_pages(self, address: int, fd: int, size_bytes: int) -> int:
+        """For the beginning of an empty segment of ``size_bytes``; returns how many of these have got some."""
+        if self._without_huge_pages:
+            self._without_huge_pages -= 1
+            return 0
+        provided = provide_huge_pages(address, fd, size_bytes)
+        if provided < size_bytes:
+            self._without_huge_pages = _UNTIL_HUGE_AGAIN
+        return provided
 
     def _limit(self) -> int:
         if self._recycle_bytes is None:
