@@ -291,10 +291,8 @@ class Dealer:
             self._deal_to_gangs(group, now, effects)
 
     def note_flow(self, group: Group, now: float) -> None:
-        """Answers came: see whether it is better to let tasks gather than to send each to a worker that is idle.
-
-        It is when tasks take less time than a message, and further answers are on their way.
-        """
+        """Answers came: let tasks gather, rather than send each to a worker that is idle, if they take less time than a
+        message and further answers are on their way."""
         spare = bool(group.idle) or group.demand < self.most_workers(group.shape)
         until = group.answered_at + GATHER_S
         busy = len(group.workers) > len(group.idle)
