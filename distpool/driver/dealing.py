@@ -293,15 +293,14 @@ class Dealer:
     def note_flow(self, group: Group, now: float) -> None:
         """Answers came: let tasks gather, rather than send each to a worker that is idle, if they take less time than a
         message and further answers are on their way."""
-        spare = bool(group.idle) or group.demand < self.most_workers(group.shape)
-        until = group.answered_at + GATHER_S
-        busy = len(group.workers) > len(group.idle)
-        group.flowing = spare and busy and 0 < group.task_s < SPREAD_S and now < until
+        spare = group.idle or group.demand < self.most_workers(group.shape)
+        short, until = 0 < group.task_s < SPREAD_S, group.answered_at + GATHER_S
+        group.flowing = bool(spare) and short and len(group.idle) < len(group.workers) and now < until
         if group.flowing:
             self._deadlines[("gather", "")] = until
 
     def note_sent(self, group: Group, now: float) -> None:
-        """The same when tasks were sent: the next gather if one of several workers has just answered."""
+        """The same when tasks were sent and several workers are busy."""
         if not group.flowing and len(group.workers) - len(group.idle) > 1:
             self.note_flow(group, now)
 
