@@ -9,6 +9,9 @@ from distpool.node.state import Worker, WorkerState
 #: Spares are replaced so long after a lease was asked for: not in competition with the first tasks of a pool that is
 #: starting, and in time for the next one.
 _PAUSE_S = 0.02
+#: By then the first zygote has loaded what only some tasks need.  A spare that was forked sooner would load all that by
+#: itself, when its task submits tasks or needs the state of a module.
+_LOADED_S = 0.08
 #: One that died is replaced later: what killed it may go on.
 _PAUSE_AFTER_DEATH_S = 0.1
 #: So many spares in a row may die before spares are given up.
@@ -28,10 +31,13 @@ class Spares:
         self._prefix = prefix
         self._last = 0
         self._failures = 0
+        self._loaded_at: float | None = None
         self.fill_at: float | None = None
 
     def fill_soon(self, now: float) -> None:
         """The node has begun, or has a newer generation to fork from."""
+        if self._loaded_at is None:
+            self._loaded_at = now + _LOADED_S
         if self._wanted:
             self.fill_at = now
 
@@ -39,7 +45,7 @@ class Spares:
         """A lease may take one."""
         # Not later because of a further lease: where pools, or deaths, follow each other, none would find a spare.
         if self._wanted and self.fill_at is None:
-            self.fill_at = now + _PAUSE_S
+            self.fill_at = max(now + _PAUSE_S, self._loaded_at or now)
 
     def on_started(self) -> None:
         """One is up."""

@@ -247,6 +247,18 @@ def test_leases_that_follow_each_other_do_not_put_spares_off() -> None:
     assert agent.time(due) == [ForkWorker("n-x2", 0)]
 
 
+def test_spares_are_replaced_by_ones_that_have_what_is_loaded_later() -> None:
+    agent = _with_spare()
+    began = agent.now
+    agent.start("l")
+    first = agent.core.next_deadline()
+    assert first is not None and first > began + 0.05  # when the zygote begins to load it
+    assert agent.time(first) == [ForkWorker("n-x2", 0)]
+    agent.start("m")
+    second = agent.core.next_deadline()
+    assert second is not None and second < first + 0.05
+
+
 def test_a_spare_that_is_still_starting_serves_when_it_is_up() -> None:
     agent = Agent(spares=1)
     assert agent.start("l") == []
