@@ -252,11 +252,13 @@ def test_spares_are_replaced_by_ones_that_have_what_is_loaded_later() -> None:
     began = agent.now
     agent.start("l")
     first = agent.core.next_deadline()
-    assert first is not None and first > began + 0.05  # when the zygote begins to load it
+    assert first is not None
+    assert first > began + 0.05  # when the zygote begins to load it
     assert agent.time(first) == [ForkWorker("n-x2", 0)]
     agent.start("m")
     second = agent.core.next_deadline()
-    assert second is not None and second < first + 0.05
+    assert second is not None
+    assert second < first + 0.05
 
 
 def test_a_spare_that_is_still_starting_serves_when_it_is_up() -> None:
