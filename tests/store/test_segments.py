@@ -79,7 +79,7 @@ def _write(allocator: SegmentAllocator, content: bytes) -> Slot:
     slot = allocator.allocate(len(content))
     allocator.write(slot, [(0, memoryview(content))], len(content))
     allocator.seal(slot, len(content))
-    assert slot.segment.path.read_bytes()[: len(content)] == content
+    assert Path(slot.segment.path).read_bytes()[: len(content)] == content
     assert slot.backed_bytes == -(-len(content) // PAGE) * PAGE
     return slot
 
@@ -95,7 +95,7 @@ def test_a_value_is_whole_however_many_huge_pages_there_are(
         return provided
 
     monkeypatch.setattr(segments, "provide_huge_pages", provide)
-    allocator = SegmentAllocator(tmp_path, "w-1", recycle_bytes=1 << 30)
+    allocator = SegmentAllocator(os.fspath(tmp_path), "w-1", recycle_bytes=1 << 30)
     content = bytes(range(256)) * (2 * HUGE_PAGE // 256) + b"the end"
     slot = _write(allocator, content)
     assert asked == [2 * HUGE_PAGE]
@@ -116,7 +116,7 @@ def test_huge_pages_are_not_asked_for_again_at_once_where_there_are_none(
 
     monkeypatch.setattr(segments, "provide_huge_pages", provide)
     monkeypatch.setattr(segments, "_UNTIL_HUGE_AGAIN", 2)
-    allocator = SegmentAllocator(tmp_path, "w-1", recycle_bytes=1 << 30)
+    allocator = SegmentAllocator(os.fspath(tmp_path), "w-1", recycle_bytes=1 << 30)
     known = []
     for _ in range(4):
         _write(allocator, b"x" * HUGE_PAGE)
@@ -127,7 +127,7 @@ def test_huge_pages_are_not_asked_for_again_at_once_where_there_are_none(
 
 def test_small_values_have_no_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "provide_huge_pages", lambda *_: pytest.fail("asked for"))
-    allocator = SegmentAllocator(tmp_path, "w-1", recycle_bytes=1 << 30)
+    allocator = SegmentAllocator(os.fspath(tmp_path), "w-1", recycle_bytes=1 << 30)
     _write(allocator, b"x" * (HUGE_PAGE - 1))
     allocator.close()
 
@@ -158,8 +158,7 @@ def test_huge_pages_end_where_they_take_long(
 
 
 def test_huge_pages_are_those_of_the_kernel_or_none(tmp_path: Path) -> None:
-    path = segments.shared_memory() or tmp_path
-    path = path / f"distpool-test-{tmp_path.name}-{id(tmp_path)}"
+    path = Path(segments.shared_memory() or tmp_path) / f"distpool-test-{tmp_path.name}-{id(tmp_path)}"
     try:
         with path.open("x+b") as file:
             file.truncate(_SIZE)
@@ -178,7 +177,7 @@ def test_what_a_reader_wrote_over_huge_pages_is_forgotten() -> None:
     folder = segments.shared_memory()
     if folder is None:
         pytest.skip("no shared memory of a useful size here")
-    path = folder / f"distpool-test-{os.getpid()}-reader"
+    path = Path(folder) / f"distpool-test-{os.getpid()}-reader"
     changes = mapping.PrivateChanges()
     try:
         with path.open("x+b") as file:
