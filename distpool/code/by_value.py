@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 import sys
 import types
 import typing
@@ -25,12 +24,13 @@ from distpool.code.names import (
     global_names,
     home,
     imported_submodules,
-    is_builtin,
     is_served_by_name,
     is_setting,
     module_of_globals,
 )
+from distpool.code.payloads import needs
 from distpool.code.placeholder import Unavailable
+from distpool.code.plain import needed_names, submodules_in
 from distpool.sharing.reducers import dispatch_table
 
 #: Reducers of other parts of the library for types that plain ``pickle`` refuses, see ``register``.
@@ -115,19 +115,14 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_with_namespace(function)
         code = function.__code__
         names = global_names(code)
-        submodules: list[str] = []
-        for name in names.read:
-            value = namespace.get(name)
-            if isinstance(value, types.ModuleType) and type(value) is types.ModuleType:
-                submodules += imported_submodules(value, code)
+        submodules = submodules_in(names, namespace, code)
         for value in _cell_contents(function):
             if type(value) is types.ModuleType:
                 submodules += imported_submodules(value, code)
         if is_served_by_name(module_name):
-            wanted = self.needed.setdefault(module_name, set())
-            for name in names.read:
-                (wanted if name in namespace or not is_builtin(name) else self.shadowable).add(name)
-            wanted.update(name for name in names.hinted if name in namespace)
+            needed, shadowable = needed_names(names, namespace)
+            self.needed.setdefault(module_name, set()).update(needed)
+            self.shadowable.update(shadowable)
             settings = None
         else:
             present = {name: namespace[name] for name in names.read if name in namespace}
@@ -341,48 +336,6 @@ class DefinitionPickler(ByValuePickler):
 def _is_global(obj: Any, name: str) -> bool:
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     return module is not None and getattr(module, name, None) is obj
-
-
-def needs(needed: dict[str, set[str]]) -> bytes:
-    """The head of a pickle: opcodes that call ``rebuild.need`` before anything else is loaded.
-
-    Written by hand, because what ``pickle`` writes would shift the memo of the pickle that follows.
-    """
-    head = bytearray()
-    for module_name, names in sorted(needed.items()):
-        if names:
-            head += b"cdistpool.code.rebuild\nneed\n("
-            for text in (module_name, *sorted(names)):
-                encoded = text.encode("utf-8", "surrogatepass")
-                head += b"X" + struct.pack("<I", len(encoded)) + encoded
-            head += b"tR0"
-    return b"\x80\x05" + bytes(head) if head else b""
-
-
-def call_payload(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
-    """A pickle that calls an importable function."""
-    return pickle.dumps(_Call(function, arguments), 5)
-
-
-def reference_payload(module_name: str, name: str) -> bytes:
-    """A pickle of whatever a module binds to a name where it is loaded."""
-    return needs({module_name: {name}}) + call_payload(rebuild.by_name, (module_name, name))
-
-
-def version_payload(module_name: str, name: str, token: str) -> bytes:
-    """A pickle of one exact version of a function or class."""
-    return call_payload(rebuild.version, (module_name, name, token))
-
-
-class _Call:
-    __slots__ = ("arguments", "function")
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.function = function
-        self.arguments = arguments
-
-    def __reduce__(self) -> Any:
-        return (self.function, self.arguments)
 
 
 def dumps(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.code.ledger import Ledger
 from distpool.code.names import MAIN, MAIN_ALIAS, home
+from distpool.code.payloads import version_payload
 from distpool.code.placeholder import is_unavailable, reason_of
 from distpool.wire.driver_to_worker import Definitions, ModuleSource, Value
 from distpool.wire.worker_to_driver import FetchDefinitions, FetchModule
@@ -70,8 +71,6 @@ class DefinitionServer:
         token = self._token(function)
         if token is None:
             return self._store.pack(function)
-        from distpool.code.by_value import version_payload
-
         return _Packed(version_payload(MAIN, function.__qualname__, token), function)
 
     def _token(self, function: Any) -> str | None:

@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
-from distpool.code.names import home, is_served_by_name
+from distpool.code import plain as plain_definitions
+from distpool.code.names import home
+from distpool.code.payloads import needs, reference_payload
 from distpool.wire.driver_to_worker import Value
 
 #: Values that aliases are not kept for: immutable, or found by name anyway.
@@ -168,8 +170,6 @@ class Ledger:
         if recent is not None and recent[0] is value:
             return recent[1]
         if name != plain and module.__dict__.get(plain) is value:
-            from distpool.code.by_value import reference_payload
-
             definition = Definition(Value(reference_payload(self.module_name, plain)), {plain}, set())
         else:
             definition = self._write(module, name, value, store)
@@ -180,11 +180,12 @@ class Ledger:
         return definition
 
     def _write(self, module: Any, name: str, value: Any, store: Any) -> Definition:
-        from distpool.code import by_value, rebuild
+        simple = plain_definitions.write(self.module_name, name, value)
+        if simple is not None:
+            head = needs({self.module_name: simple.needed})
+            return Definition(Value(head + simple.payload), simple.needed - {name}, simple.shadowable)
+        from distpool.code import by_value
 
-        if isinstance(value, types.ModuleType):
-            make = rebuild.import_module if is_served_by_name(value.__name__) else rebuild.import_lazily
-            return Definition(Value(by_value.call_payload(make, (value.__name__,))), set(), set())
         is_code = isinstance(value, (types.FunctionType, type)) or hasattr(type(value), "__wrapped__")
         is_code = is_code or (callable(value) and hasattr(value, "__wrapped__"))
         aliases = self._aliases_of(module) if is_code else {}
@@ -211,7 +212,7 @@ class Ledger:
             except Exception as error:
                 failure = failure or error
                 continue
-            payload = by_value.needs(pickler.needed) + file.value()
+            payload = needs(pickler.needed) + file.value()
             needed = set(pickler.needed.get(self.module_name, ()))
             needed.update(other for where, other in pickler.referenced if where == self.module_name)
             needed.discard(name)

@@ -33,7 +33,8 @@ def register(kind: type, reducer: Callable[[Any], Any]) -> None:
 
 
 _BUILTIN_TYPES = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
-_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), range, type(Ellipsis)})
+#: Types whose instances never change.
+IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), range, type(Ellipsis)})
 
 
 def function_is_stable(function: Any) -> bool:
@@ -61,4 +62,4 @@ def _is_closed(function: types.FunctionType) -> bool:
 
 
 def _are_immutable(values: tuple[Any, ...] | None) -> bool:
-    return values is None or all(type(value) in _IMMUTABLE for value in values)
+    return values is None or all(type(value) in IMMUTABLE for value in values)

@@ -7,6 +7,7 @@ of the driver's program; without one (in the driver) every name is already here.
 from __future__ import annotations
 
 import importlib
+import marshal
 import sys
 import threading
 import types
@@ -72,6 +73,12 @@ def _module(name: str) -> types.ModuleType:
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
+
+
+def make_code(marshalled: bytes) -> types.CodeType:
+    """The code of a function; driver and workers have the same version of Python."""
+    code: types.CodeType = marshal.loads(marshalled)
+    return code
 
 
 def make_function(

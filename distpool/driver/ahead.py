@@ -22,7 +22,7 @@ _lock = threading.Lock()
 _ahead: PrivateNode | None = None
 
 
-#: What every first pool needs, and what it needs for the first worker that asks for a function of ``__main__``.
+#: What every first pool needs.
 _NEEDED = (
     "distpool.driver.current",
     "distpool.driver.environment",
@@ -30,7 +30,6 @@ _NEEDED = (
     "distpool.code.pickler",
     "distpool.store.client",
 )
-_NEEDED_SOON = "distpool.code.by_value"
 
 
 def start_ahead(address: str | None = None, *, front: str = "") -> None:
@@ -53,7 +52,7 @@ def start_ahead(address: str | None = None, *, front: str = "") -> None:
             if private:
                 _start()
             import_msgspec()
-            for name in (*_NEEDED, *([front] if front else ()), *([_NEEDED_SOON] if private else ())):
+            for name in (*_NEEDED, *([front] if front else ())):
                 importlib.import_module(name)
             if collects and not gc.get_freeze_count():
                 # Made old without a look at it, which the next new object would be the occasion for.

@@ -86,8 +86,6 @@ class Session:
         from distpool.store import client  # noqa: F401
 
         if self.node is not None:
-            from distpool.code import by_value  # noqa: F401 - for the first worker that asks for a function of __main__
-
             self.node.wait_ready()
         self.introduction = Introduction(self)
         self.links = Links(self)

@@ -36,6 +36,40 @@ def test_the_node_is_started_before_anything_large_is_loaded(door: str) -> None:
         assert not {"typing", "logging", "concurrent.futures", "multiprocessing.pool"} & set(loaded)
 
 
+#: Each takes milliseconds to import, or brings others that do; nobody needs them for a first result.
+_NOT_NEEDED = {
+    *("asyncio", "cloudpickle", "dataclasses", "inspect", "ipaddress", "pathlib", "shutil", "ssl", "tempfile"),
+    *("urllib.parse", "distpool.code.by_value", "distpool.wire.security", "distpool.driver.site", "distpool.provision"),
+}
+
+_LIBRARIES = """
+import sys, zmq, logging, multiprocessing.util
+from distpool.on_import import import_msgspec
+import_msgspec()
+print(*sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="modules that others import differ in Python 3.10")
+@pytest.mark.parametrize("door", ["DistExecutor", "multiprocessing.Pool"])
+def test_a_first_result_needs_few_modules_in_any_process(door: str) -> None:
+    program = f"""
+import sys
+import distpool, distpool.multiprocessing
+def work(number: int, *others: int) -> str:
+    return " ".join(sys.modules) if number else ""
+if __name__ == "__main__":
+    with distpool.{door}(1) as pool:
+        call = getattr(pool, "submit", None) or pool.apply
+        found = call(work, *((1,) if hasattr(pool, "submit") else ((1,),)))
+        print(found if isinstance(found, str) else found.result(), *sys.modules)
+"""
+    loaded = run(program)
+    # What the node has loaded before its first zygote was forked, its workers have as well.
+    assert {"distpool.worker.main", "distpool.driver.session"} <= set(loaded)
+    assert sorted(_NOT_NEEDED & set(loaded) - set(run(_LIBRARIES))) == []
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing of Python 3.10 lacks what msgspec needs")
 def test_workers_load_neither_what_msgspec_can_do_without_nor_cloudpickle_for_a_function() -> None:
     program = """
