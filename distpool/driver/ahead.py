@@ -52,8 +52,7 @@ def start_ahead(address: str | None = None, *, front: str = "") -> None:
             if private:
                 _start()
             import_msgspec()
-            for name in (*_NEEDED, *([front] if front else ())):
-                importlib.import_module(name)
+            load_needed(front)
             if collects and not gc.get_freeze_count():
                 # Made old without a look at it, which the next new object would be the occasion for.
                 gc.freeze()
@@ -61,6 +60,15 @@ def start_ahead(address: str | None = None, *, front: str = "") -> None:
         finally:
             if collects:
                 gc.enable()
+
+
+def load_needed(front: str = "") -> None:
+    """Load what drives a pool.
+
+    :param front: the module of the front door, if it is not loaded yet.
+    """
+    for name in (*_NEEDED, *([front] if front else ())):
+        importlib.import_module(name)
 
 
 def _in_worker() -> bool:

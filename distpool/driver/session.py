@@ -18,6 +18,7 @@ import zmq
 
 from distpool import crashpoints, errors
 from distpool.driver import ending
+from distpool.driver.ahead import load_needed
 from distpool.driver.finalized import Finalized
 from distpool.driver.functions import FunctionTable
 from distpool.driver.interrupts import shield
@@ -80,10 +81,9 @@ class Session:
         self.worker, self.node, self.cluster = origin.worker, origin.node, origin.cluster
         self.endpoint = origin.endpoint
         # What this process imports, it imports while the node starts.
+        load_needed()
         from distpool.code.definitions import DefinitionServer
         from distpool.code.pickler import function_is_stable
-        from distpool.driver import environment  # noqa: F401 - the first pool needs it, and the store
-        from distpool.store import client  # noqa: F401
 
         if self.node is not None:
             self.node.wait_ready()
