@@ -176,6 +176,9 @@ class PoolCore:
         if worker is not None:
             worker.answered = True
             self._losses.on_started()
+            group = self._dealer.groups[worker.shape]
+            if group.ready and not worker.in_flight:
+                self._dealer.after_answer(group, worker, now, effects)
             if self.state.awaits_set_up:
                 self._losses.await_no_set_up()
                 self._dismiss_when_done(effects)

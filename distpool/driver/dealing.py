@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
 
 from distpool.driver import gangs
 from distpool.driver.retracting import RETRACT_AFTER_S, Retractor
@@ -171,10 +170,9 @@ class Dealer:
                 ready.popleft()
                 continue
             if task.home and task.home != worker.node:
-                task = _bring_forward(ready, lambda task: task.home in ("", worker.node))
-            if task.deaths and not worker.answered and not self.max_tasks:
-                # A worker that this task kills, too, would have been started for nothing.
-                task = _bring_forward(ready, lambda task: not task.deaths)
+                task = _bring_forward(ready, worker.node)
+            if task.deaths and not worker.answered:
+                break  # if it dies of this task, it shall be known to have started (``PoolCore.on_set_up``)
             if task.alone:
                 if in_flight:
                     break
@@ -390,10 +388,10 @@ class Dealer:
         return next((lease for lease, worker in reversed(group.idle.items()) if worker.node == node), "")
 
 
-def _bring_forward(ready: deque[Task], suits: Callable[[Task], bool]) -> Task:
-    """Put the first task that suits, of the next few, before the others; returns the first."""
+def _bring_forward(ready: deque[Task], node: str) -> Task:
+    """Put the first task that runs well on ``node``, of the next few, before the others; returns the first."""
     for number, task in enumerate(itertools.islice(ready, LOOK_AHEAD)):
-        if suits(task) and not task.withdrawn:
+        if task.home in ("", node) and not task.withdrawn:
             del ready[number]
             ready.appendleft(task)
             break

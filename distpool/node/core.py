@@ -234,13 +234,27 @@ class AgentCore:
         if worker is None:
             return
         if worker.pid or event.pid in self._by_pid:
-            return  # known from the worker itself; or the worker has named another's
+            return  # said before; or its end, which another zygote tells, has not been heard yet
         worker.pid = event.pid
         self._by_pid[event.pid] = worker
         if worker.state is WorkerState.FORKING:
             self._move(worker, WorkerState.BOOTING)
+            self._see_whether_it_listens(worker)
         elif worker.terminate:
             self._effects.append(SignalWorker(worker.name, worker.pid, SIGTERM))
+
+    def _see_whether_it_listens(self, worker: Worker) -> None:
+        # Its own word may be faster than the zygote's, but which process it is only the zygote knows for certain.
+        said = worker.started
+        if worker.state is not WorkerState.BOOTING or said is None or said.pid != worker.pid:
+            return
+        self._move(worker, WorkerState.LISTENING)
+        worker.kill_at = None
+        worker.endpoint = said.endpoint
+        if worker.lease is None:
+            self._spares.on_started()
+        else:
+            self._ready(worker)
 
     def _on_fork_failed(self, event: ForkFailed) -> None:
         worker = self._workers.get(event.worker)
@@ -253,17 +267,8 @@ class AgentCore:
         if worker is None:
             return
         if isinstance(message, worker_to_agent.WorkerStarted):
-            if worker.state is WorkerState.FORKING:
-                # The worker's own word was faster than the zygote's.
-                self._on_worker_forked(WorkerForked(worker.name, message.pid))
-            if worker.state is WorkerState.BOOTING:
-                self._move(worker, WorkerState.LISTENING)
-                worker.kill_at = None
-                worker.endpoint = message.endpoint
-                if worker.lease is None:
-                    self._spares.on_started()
-                else:
-                    self._ready(worker)
+            worker.started = message
+            self._see_whether_it_listens(worker)
         elif isinstance(message, worker_to_agent.WorkerBlocked):
             if worker.state is WorkerState.LISTENING and worker.lease is not None:
                 self._move(worker, WorkerState.BLOCKED)

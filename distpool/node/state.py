@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from distpool.wire import scheduler_to_agent
+from distpool.wire import scheduler_to_agent, worker_to_agent
 from distpool.wire.agent_to_scheduler import LiveLease
 
 
@@ -41,6 +41,8 @@ class Worker(msgspec.Struct, eq=False):
     #: what it runs; None: it is a spare
     lease: scheduler_to_agent.StartWorker | None = None
     pid: int = 0
+    #: what it said of itself
+    started: worker_to_agent.WorkerStarted | None = None
     endpoint: str = ""
     #: SIGKILL is due
     kill_at: float | None = None

@@ -48,6 +48,9 @@ LOADED_LATER = (
     "distpool.code.definitions",
     "distpool.executor",
     "multiprocessing.resource_tracker",
+    # What modules of programs import more often than anything else that takes milliseconds.
+    "pathlib",
+    "tempfile",
 )
 #: How long the last words may take to leave the process.
 _LINGER_S = 2.0

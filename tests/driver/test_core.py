@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from distpool.driver.core import PoolCore
 from distpool.driver.functions import in_payload
-from distpool.driver.losing import CAUSE_S, LAST_WORDS_S, MEMORY_CAUTION_S
+from distpool.driver.losing import CAUSE_S, FAILED_STARTS, LAST_WORDS_S, MEMORY_CAUTION_S
 from distpool.driver.retracting import RETRACT_AFTER_S
 from distpool.driver.state import Effects, Failure, FailureKind, Worker, WorkerExit
 from distpool.driver.stopping import INTERRUPT_GRACE_S
@@ -115,28 +115,28 @@ def test_the_dead_are_not_waited_for_once_all_that_they_said_has_been_heard(sile
     core.check_invariants()
 
 
-def test_what_may_have_killed_a_worker_is_not_the_first_task_of_a_new_one_if_there_are_others() -> None:
+def test_what_may_have_killed_a_worker_is_tried_again_by_the_first_that_is_known_to_have_started() -> None:
     core = PoolCore(2)
     workers = [make_worker("l1"), make_worker("l2")]
-    core.on_submitted([make_task(name) for name in ("killer", "long", "a", "b")], 0.0, Effects())
+    core.on_submitted([make_task(name, retries=20) for name in ("killer", "long", "a", "b")], 0.0, Effects())
     for worker in workers:
         core.on_granted(worker, 0.0, Effects())
         core.on_set_up(worker.lease, 0.0, Effects())
-    core.on_silent("l1", 1.0, Effects())
     core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
-    new = make_worker("new")
-    core.on_granted(new, 1.0, Effects())
-    assert names_at(new) == ["a"]
-    core.on_results("l2", answers(workers[1], 1), 1.0, 1.1, Effects())
-    assert names_at(workers[1]) == ["killer"]
-    core.on_ended("l2", WorkerExit(2, -9), 1.2, Effects())
-    core.on_silent("l2", 1.2, Effects())
-    last = make_worker("last")
-    core.on_results("new", answers(new, 1), 0.1, 1.3, Effects())
-    core.on_granted(last, 1.3, Effects())
-    assert names_at(new) == ["killer"]
-    assert names_at(last) == ["b"]
-    core.check_invariants()
+    core.on_silent("l1", 1.0, Effects())
+    for number in range(2 * FAILED_STARTS):
+        new = make_worker(f"new{number}")
+        core.on_granted(new, 1.1, Effects())
+        assert names_at(new) == [], "its end would count as a start that failed"
+        core.check_invariants()
+        core.on_set_up(new.lease, 1.1, Effects())
+        assert names_at(new) == ["killer"]
+        core.on_ended(new.lease, WorkerExit(1, -9), 1.2, Effects())
+        core.on_silent(new.lease, 1.2, Effects())
+        core.check_invariants()
+    core.on_results("l2", answers(workers[1], 1), 1.0, 1.3, Effects())
+    assert names_at(workers[1]) == ["killer"], "a worker that has nothing to do need not be a new one"
+    assert core.state.broken is None
 
 
 def test_why_a_worker_died_is_waited_for_however_silent_it_is() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from distpool.node.core import AgentCore
+from distpool.node.core import SIGKILL, AgentCore
 from distpool.node.events import (
     EndGeneration,
     Evacuate,
@@ -91,11 +91,21 @@ class Agent:
 def test_a_workers_own_word_may_come_before_that_of_its_fork() -> None:
     agent = Agent()
     agent.start()
-    assert agent.started() == [ToScheduler(WorkerReady("l", "w-l", "ipc://l", 7))]
-    assert agent.forked() == []
+    assert agent.started() == []
+    assert agent.forked() == [ToScheduler(WorkerReady("l", "w-l", "ipc://l", 7))]
+    assert agent.started() == []
     [gone] = agent.exited(7, -9)
     assert isinstance(gone.message, WorkerExited)
     assert gone.message.pid == 7
+
+
+def test_which_process_a_worker_is_only_the_zygote_says() -> None:
+    agent = Agent()
+    agent.start()
+    assert agent.started(pid=8) == [], "said by the one that had this name before"
+    assert agent.forked(pid=7) == []
+    [signal] = agent.stop()
+    assert signal == SignalWorker("l", 7, SIGKILL)
 
 
 def test_a_worker_from_start_to_end() -> None:
