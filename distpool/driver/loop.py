@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
@@ -24,7 +24,7 @@ from distpool.driver.interrupts import shield
 from distpool.driver.links import STREAM_MESSAGES
 from distpool.driver.output import TaskOutput
 from distpool.wire import codec, scheduler_to_driver, worker_to_driver
-from distpool.wire.channel import Incoming
+from distpool.wire.channel import EVERYTHING
 from distpool.wire.doorbell import Doorbell
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Loop:
                     finally:
                         shield.lower(lifted)
                     if ready:
-                        self.serve(channel.drain(ready))
+                        self.serve(ready)
                 return True
             finally:
                 self._leader = 0
@@ -177,7 +177,8 @@ class Loop:
         if deadline is not None:
             remaining = max(0.0, deadline - _monotonic())
             timeout_s = remaining if timeout_s is None else min(timeout_s, remaining)
-        self.serve(self._session.channel.receive(timeout_s, self._bell))
+        if ready := self._session.channel.wait(timeout_s, self._bell):
+            self.serve(ready)
         self._sleeps_until = 0.0
         # Before standing aside too: the bell that ended the wait may have rung for this work, and it rings once.
         self._work_off()
@@ -287,14 +288,13 @@ class Loop:
             return 0.0
         return max(0.0, self._sleeps_until - _monotonic()) if self._sleeps_until < math.inf else None
 
-    def serve(self, arrived: list[Incoming]) -> None:
-        """Handle messages, in any thread."""
-        if not arrived:
-            return
+    def serve(self, ready: Sequence[int] = EVERYTHING) -> None:
+        """Handle what has arrived, in any thread (``ready``: what ``Channel.wait`` returned)."""
         session = self._session
         settled: Settled = []
         with session.lock:
-            now = _monotonic()
+            # Under the lock: two threads must not handle in one order what they have received in another.
+            arrived, now = session.channel.drain(ready), _monotonic()
             for peer, frames in arrived:
                 if not frames:
                     session.links.on_silent(peer, now, settled)

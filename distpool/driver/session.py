@@ -269,7 +269,7 @@ class Session:
     def assist(self) -> None:
         """Serve what has arrived, in the caller's thread."""
         with shield:
-            self.loop.serve(self.channel.drain())
+            self.loop.serve()
 
     def settle(self, settled: Settled) -> None:
         """Resolve futures; their callbacks run in the loop's thread, never in one that merely passed by."""

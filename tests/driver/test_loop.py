@@ -35,6 +35,27 @@ def test_it_ends_with_the_last_pool_and_begins_with_the_next() -> None:
 
 
 @pytest.mark.fresh_session
+def test_threads_handle_messages_in_the_order_in_which_they_received_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker was granted before the scheduler's welcome was heard, which another thread had received before."""
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        session = current_session()
+        receive, within = session.channel.drain, []
+
+        def drain(*ready: object) -> object:
+            within.append(session.lock.locked())
+            return receive(*ready)
+
+        monkeypatch.setattr(session.channel, "drain", drain)
+        for number in range(100):
+            assert executor.submit(abs, -number).result() == number
+        session.assist()
+        monkeypatch.undo()
+    assert within
+    assert all(within)
+
+
+@pytest.mark.fresh_session
 def test_it_stays_while_another_pool_is_open() -> None:
     with DistExecutor(1) as first:
         assert first.submit(abs, -1).result() == 1

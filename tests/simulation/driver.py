@@ -81,6 +81,7 @@ class _Channel:
 
     def __init__(self, driver: SimulatedDriver) -> None:
         self._driver = driver
+        self.arrived: list[Any] = []
 
     def connect(self, endpoint: str, peer: bytes, **_: Any) -> None:
         pass
@@ -88,8 +89,9 @@ class _Channel:
     def disconnect(self, peer: bytes) -> None:
         pass
 
-    def drain(self) -> list[Any]:
-        return []
+    def drain(self, ready: Any) -> list[Any]:
+        arrived, self.arrived = self.arrived, []
+        return arrived
 
     def send(self, peer: bytes, frames: tuple[bytes]) -> None:
         driver = self._driver
@@ -185,7 +187,7 @@ class _Session(Session):
         self.due = deque()
         self._attending = threading.Lock()
         self.questions = None
-        self.channel = _Channel(driver)  # type: ignore[assignment]
+        self.channel = driver.channel = _Channel(driver)  # type: ignore[assignment]
         self.loop = _Loop(self, cluster.clock)
         self._driver = driver
         self.introduction.say_hello()
@@ -310,6 +312,7 @@ class SimulatedDriver:
         self.alive = True
         self.finished = False
         self.store: Any = None
+        self.channel: _Channel
         self._received = 0
         self._futures: dict[DistFuture[Any], int] = {}
         #: number of a task -> how many workers it lost
@@ -371,7 +374,8 @@ class SimulatedDriver:
         data = message if isinstance(message, bytes) else codec.encode(message)
         held = source.encode() in self.session.leases.held_workers()
         try:
-            self.session.loop.serve([(source.encode(), [data])])
+            self.channel.arrived.append((source.encode(), [data]))
+            self.session.loop.serve()
         except _Killed:
             return
         self.session.loop.timer.update()
