@@ -138,10 +138,11 @@ def run_once(plan: Plan, name: str, contender: str) -> dict[str, Any]:
         record["left_processes"] = proc.end_descendants(os.getpid())
         record.update(read_answer(answer) or {"status": "timeout" if hung else "failed"})
         if record["status"] != "ok" or hung:
-            record["log"] = log.read_text(errors="replace")[-2000:]
+            # Cut afterwards, or half a folder may be left.
+            record["log"] = without_folders(log.read_text(errors="replace"))[-2000:]
             record.setdefault("message", f"gave up after {limit_s:.0f} s" if hung else f"exit {process.returncode}")
         record["hung_at_close"] = bool(hung and record["status"] == "ok")
-    for told in {"log", "message", "traceback"} & record.keys():
+    for told in {"message", "traceback"} & record.keys():
         record[told] = without_folders(record[told])
     record["left_shared_memory_bytes"] = max(0, proc.shared_memory_bytes() - shared_before)
     own = own_cpu_s() - own_before
