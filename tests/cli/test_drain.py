@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,18 +56,7 @@ def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool:
     """Also under a scheduler that comes later, and so does who stands in for it."""
     address = _start_full_head(distpool, "0")
     distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
-    script = tmp_path / "program.py"
-    script.write_text(_PROGRAM)
-    with subprocess.Popen(
-        [sys.executable, str(script), address],
-        env=distpool.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        assert program.stdout.readline() == "made\n"
+    with _program_with_objects(distpool, address, tmp_path) as program:
         assert "idle and leaves" in distpool("drain", "other", "--address", address)
         log = distpool.folder / "distpool" / "logs" / "other.log"
         _wait_for("this node stays", log)
@@ -86,17 +76,7 @@ def test_another_is_asked_at_once_when_the_successor_is_lost(distpool: Command, 
     distpool.environment["DISTPOOL_SILENCE_S"] = "3"
     address = _start_full_head(distpool, "0")
     distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
-    script = tmp_path / "program.py"
-    script.write_text(_PROGRAM)
-    with subprocess.Popen(
-        [sys.executable, str(script), address],
-        env=distpool.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "made\n"
+    with _program_with_objects(distpool, address, tmp_path) as program:
         distpool("start", "--join", address, "--num-cpus", "1", "--node", "lost")
         pid = _process_of("lost", distpool)
         os.kill(pid, signal.SIGSTOP)  # so it takes nothing, and is there until it is missed
@@ -123,6 +103,23 @@ def test_who_drains_is_told_when_the_node_knows(distpool: Command) -> None:
     log = distpool.folder / "distpool" / "logs" / "deaf.log"
     while "deaf" in distpool("status", "--address", address) or "drained" not in log.read_text():
         time.sleep(0.05)  # the order was on its way all the time
+
+
+@contextmanager
+def _program_with_objects(distpool: Command, address: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """It has made its objects, and reads them when it is sent a line."""
+    script = folder / "program.py"
+    script.write_text(_PROGRAM)
+    with subprocess.Popen(
+        [sys.executable, str(script), address],
+        env=distpool.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "made\n"
+        yield program
 
 
 def _process_of(node: str, distpool: Command) -> int:
