@@ -134,7 +134,7 @@ class Agent:
         crashpoints.reach_event("agent.heard", event)
         worker = self._worker_that_ended(event)
         if self._sampler is not None and isinstance(event, WorkerProcessExited) and event.exit_code == -signal.SIGKILL:
-            event = msgspec.structs.replace(event, kernel_short_of_memory=self._sampler.kernel_killed())
+            event = msgspec.structs.replace(event, kernel_kills=self._sampler.kernel_kills())
         for effect in self._core.handle(event, time.monotonic()):
             if isinstance(effect, ToScheduler):
                 self._to_scheduler(effect.message)

@@ -36,6 +36,7 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.generations import Generations
+from distpool.node.kernel_kills import KernelKills
 from distpool.node.memory_core import NODE, MemoryCore, MemoryPolicy
 from distpool.node.reasons import describe_exit
 from distpool.node.spares import Spares
@@ -82,6 +83,7 @@ class AgentCore:
         self._heartbeat_at: float | None = None
         self._generations = Generations(preload=preload)
         self._memory = MemoryCore(memory, hello.capacity.num_cpus) if memory is not None else None
+        self._kernel_kills = KernelKills()
         self._now = 0.0
         self._effects: list[Effect] = []
         self._on: dict[type, Callable[[Any], None]] = {
@@ -306,7 +308,8 @@ class AgentCore:
         else:  # also when its driver has noticed sooner
             started = worker.state is not WorkerState.BOOTING
             reason = describe_exit(event.exit_code, started=started)
-            if event.kernel_short_of_memory:
+            self._kernel_kills.on_count(event.kernel_kills, self._now)
+            if event.exit_code == -SIGKILL and self._kernel_kills.explain_death(self._now):
                 reason += "; the kernel's out-of-memory killer was at work at that moment"
                 worker.shortage = NODE
         self._gone(worker, event.exit_code, reason, event.stderr_tail, event.peak_rss_bytes)
@@ -353,6 +356,7 @@ class AgentCore:
 
     def _on_memory_sampled(self, event: MemorySampled) -> None:
         assert self._memory is not None
+        self._kernel_kills.on_count(event.sample.kernel_kills, self._now)
         verdict = self._memory.on_sample(event.sample, self._now)
         if verdict is not None:
             self._stop(self._workers[verdict.worker], 0.0, False, verdict.finding, verdict.shortage)

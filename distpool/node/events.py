@@ -42,13 +42,13 @@ class ForkFailed(msgspec.Struct, frozen=True):
 
 
 class WorkerProcessExited(msgspec.Struct, frozen=True):
-    """The kernel's word on a worker."""
+    """The kernel's word on a worker.  ``kernel_kills``: see ``memory_core.Sample``."""
 
     pid: int
     exit_code: int
     peak_rss_bytes: int = 0
     stderr_tail: str = ""
-    kernel_short_of_memory: bool = False
+    kernel_kills: int = 0
 
 
 class MemorySampled(msgspec.Struct, frozen=True):

@@ -56,12 +56,14 @@ class Kind(NamedTuple):
 
 class Sample(NamedTuple):
     """One look.  ``workers``: private memory of each by name; ``stalled``: share of the time in which nothing could run
-    for want of memory; ``consumers``: the largest processes of the machine, in words, if they were asked for."""
+    for want of memory; ``consumers``: the largest processes of the machine, in words, if they were asked for;
+    ``kernel_kills``: how many processes the kernel's out-of-memory killer has ended since the node began."""
 
     kinds: tuple[Kind, ...]
     workers: dict[str, int]
     stalled: float = 0.0
     consumers: tuple[str, ...] = ()
+    kernel_kills: int = 0
 
 
 class Verdict(NamedTuple):

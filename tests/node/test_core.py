@@ -17,6 +17,7 @@ from distpool.node.events import (
     GenerationEnded,
     GenerationReady,
     MakeGeneration,
+    MemorySampled,
     NodeStarted,
     SchedulerSaid,
     SignalWorker,
@@ -27,6 +28,7 @@ from distpool.node.events import (
     WorkerProcessExited,
     WorkerSaid,
 )
+from distpool.node.memory_core import MemoryPolicy, Sample
 from distpool.node.reasons import describe_exit
 from distpool.version import __version__
 from distpool.wire import codec
@@ -80,8 +82,8 @@ class Agent:
         self.forked(lease, pid)
         self.started(lease, pid)
 
-    def exited(self, pid: int = 7, code: int = 0, peak: int = 0, tail: str = "") -> list[Any]:
-        return self.handle(WorkerProcessExited(pid, code, peak, tail))
+    def exited(self, pid: int = 7, code: int = 0, peak: int = 0, tail: str = "", kills: int = 0) -> list[Any]:
+        return self.handle(WorkerProcessExited(pid, code, peak, tail, kills))
 
     def time(self, now: float) -> list[Any]:
         self.now = now
@@ -106,6 +108,43 @@ def test_which_process_a_worker_is_only_the_zygote_says() -> None:
     assert agent.forked(pid=7) == []
     [signal] = agent.stop()
     assert signal == SignalWorker("l", 7, SIGKILL)
+
+
+class TestWhatTheKernelKilledForMemory:
+    """The kernel counts its kills, and does not say whom."""
+
+    def killed(self, agent: Agent, pid: int, kills: int) -> bool:
+        [gone] = agent.exited(pid, -SIGKILL, kills=kills)
+        assert ("the kernel's out-of-memory killer" in gone.message.reason) == (gone.message.shortage == "node")
+        return bool(gone.message.shortage == "node")
+
+    def test_one_kill_is_one_death(self) -> None:
+        agent = Agent()
+        for pid in (7, 8, 9):
+            agent.running(f"l{pid}", pid)
+        assert self.killed(agent, 7, kills=1)
+        assert not self.killed(agent, 8, kills=1), "somebody's kill is not the kernel's"
+        assert self.killed(agent, 9, kills=2)
+
+    def test_a_worker_that_was_told_to_end_is_not_the_one(self) -> None:
+        """The counter rises before the memory is given back; others end sooner."""
+        agent = Agent()
+        agent.running("large", 7)
+        agent.running("unused", 8)
+        agent.stop("unused")
+        assert not self.killed(agent, 8, kills=1)
+        assert self.killed(agent, 7, kills=1)
+
+    def test_kills_of_long_ago_explain_nothing(self) -> None:
+        agent = Agent(memory=MemoryPolicy())
+        agent.running()
+        agent.handle(MemorySampled(Sample((), {}, kernel_kills=2)))
+        agent.now = 60.0
+        assert not self.killed(agent, 7, kills=2)
+        agent.running()
+        agent.handle(MemorySampled(Sample((), {}, kernel_kills=3)))
+        agent.now = 63.0
+        assert self.killed(agent, 7, kills=3), "a look came between the kill and its news"
 
 
 def test_a_worker_from_start_to_end() -> None:

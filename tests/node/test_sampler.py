@@ -11,7 +11,7 @@ import pytest
 
 from distpool.errors import ConnectError
 from distpool.node.config import memory_policy
-from distpool.node.memory_core import MemoryPolicy
+from distpool.node.memory_core import MemoryPolicy, Sample
 from distpool.node.sampler import Sampler, private_bytes
 
 GB = 1 << 30
@@ -69,16 +69,18 @@ def test_the_machine(tmp_path: Path) -> None:
 def test_a_control_group_with_a_limit(tmp_path: Path, groups: str, files: dict[str, str]) -> None:
     sampler = Sampler(MemoryPolicy(), write(tmp_path, {**MACHINE, "proc/self/cgroup": groups, **files}))
     assert sampler.look({}, False).kinds[1:] == (("the control group a", 2 * GB, 2 * GB - GB // 2),)
-    assert not sampler.kernel_killed()
+    assert sampler.kernel_kills() == 0
     events = next(name for name in files if name.endswith(("events", "oom_control")))
-    write(tmp_path, {events: "oom_kill 3\n"})
-    assert sampler.kernel_killed()
-    assert not sampler.kernel_killed(), "that was told"
+    write(tmp_path, {events: "oom 9\noom_kill 3\n"})
+    assert sampler.kernel_kills() == 1
+    write(tmp_path, {"proc/vmstat": "nr_free_pages 1\noom_kill 4\noom_kill_x 7\n"})
+    assert sampler.kernel_kills() == 1, "the machine counts the same one"
+    assert sampler.look({}, False).kernel_kills == 1
 
 
 def test_where_nothing_can_be_read(tmp_path: Path) -> None:
     sample = Sampler(MemoryPolicy(), tmp_path).look({"w": 1}, True)
-    assert sample == ((), {"w": 0}, 0.0, ())
+    assert sample == Sample((), {"w": 0}, 0.0, (), 0)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
