@@ -30,7 +30,10 @@ from compat_tests.runner.verdict import FAILED, HUNG, PASSED, Verdict, shorten
 
 #: Descendants that see their driver die may take this long to follow it.
 _GRACE_S = 5.0
-#: Writes the stacks of all threads of a hung test; a real-time signal, as suites use the ordinary ones themselves.
+#: Who hangs may take this long to write its stacks: on a busy machine its turn has to come first.
+_STACKS_S = 10.0
+#: Writes the stacks of all threads of a hung test, and ends it; a real-time signal, as suites use the ordinary ones
+#: themselves.
 _STACKS_SIGNAL = signal.SIGRTMIN + 5
 
 
@@ -95,7 +98,7 @@ class Nursery:
                 raise CoordinatorGone
             if not ready:
                 os.kill(pid, _STACKS_SIGNAL)
-                time.sleep(0.2)
+                select.select([process], [], [], _STACKS_S)
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 said = _read_verdict(folder)
@@ -135,7 +138,7 @@ def _be_test_process(test: str, folder: Path, log: Path, run: Callable[[str], Ve
         import faulthandler
 
         faulthandler.enable()
-        faulthandler.register(_STACKS_SIGNAL, all_threads=True)
+        faulthandler.register(_STACKS_SIGNAL, all_threads=True, chain=True)
         for name in ("t", "cwd"):
             (folder / name).mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "t")

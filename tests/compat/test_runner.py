@@ -155,7 +155,7 @@ def test_retries(run: Any) -> None:
 
 def test_all_of_it_two_at_a_time(run: Any) -> None:
     """One test that kills its nursery, or hangs, costs none of the others its turn."""
-    all_of_it = run("", "-j", "2", "--timeout", "2")
+    all_of_it = run("", "-j", "2", "--timeout", "4")
     outcomes = all_of_it.result["outcomes"]
     assert list(outcomes) == list(sample_suite.TESTS)
     assert all_of_it.result["counts"] == {PASSED: 1, FAILED: 6, HUNG: 2, SKIPPED: 1}
