@@ -202,7 +202,7 @@ def test_what_a_program_that_is_killed_held_is_given_back(distpool: Command, tmp
         pass
 
 
-def test_messages_that_tell_what_is_wrong(distpool: Command, tmp_path: Path) -> None:
+def test_messages_that_tell_what_is_wrong(distpool: Command, tmp_path: Path, own_port: int) -> None:
     address = distpool.start_head()
     port = address.rpartition(":")[2]
     again = distpool("start", "--head", "--host", "127.0.0.1", "--port", port, status=1)
@@ -211,10 +211,8 @@ def test_messages_that_tell_what_is_wrong(distpool: Command, tmp_path: Path) -> 
     other = tmp_path / "other.token"
     statefolder.write_private(other, statefolder.Token(address, b"o" * 32).line().encode())
     assert "another key" in distpool("start", "--join", "--token-file", str(other), status=1)
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        free = nobody.getsockname()[1]
     token = distpool.token_file(address).read_text()
-    refused = distpool("start", "--join", f"127.0.0.1:{free}", "--token-file", "-", text=token, status=1)
+    refused = distpool("start", "--join", f"127.0.0.1:{own_port}", "--token-file", "-", text=token, status=1)
     assert "nobody listens there" in refused
     assert "is no token" in distpool("start", "--join", "--token-file", "-", text="hello\n", status=1)
     assert "which cluster?" in distpool("start", "--join", status=1)
@@ -305,15 +303,17 @@ if __name__ == "__main__":
     distpool.start_head()  # a node that starts removes what one that was killed has left
 
 
-def test_a_head_that_is_killed_comes_back_at_its_address(distpool: Command, run_script: Callable[..., str]) -> None:
-    address = distpool.start_head()
+def test_a_head_that_is_killed_comes_back_at_its_address(
+    distpool: Command, run_script: Callable[..., str], own_port: int
+) -> None:
+    address = distpool.start_head("--port", str(own_port))
     distpool("start", "--join", address, "--num-cpus", "1")
     head = re.search(r"head (\S+), process (\d+)", distpool("status"))
     assert head is not None
     os.kill(int(head[2]), signal.SIGKILL)
     while head[1] in distpool("status", status=1):
         pass
-    distpool("start", "--head", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--num-cpus", "2")
+    assert distpool.start_head("--port", str(own_port)) == address
     while "2 nodes" not in distpool("status"):
         pass
     program = "import sys\nfrom distpool import DistExecutor\nif __name__ == '__main__':\n    with "

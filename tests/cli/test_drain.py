@@ -52,9 +52,11 @@ def test_the_head_stays(distpool: Command) -> None:
     assert "0 of 2 CPUs in use" in distpool("status", "--address", address)
 
 
-def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool: Command, tmp_path: Path) -> None:
+def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(
+    distpool: Command, tmp_path: Path, own_port: int
+) -> None:
     """Also under a scheduler that comes later, and so does who stands in for it."""
-    address = _start_full_head(distpool, "0")
+    address = _start_full_head(distpool, own_port)
     distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
     with _program_with_objects(distpool, address, tmp_path) as program:
         assert "idle and leaves" in distpool("drain", "other", "--address", address)
@@ -74,7 +76,7 @@ def test_a_node_stays_while_no_other_has_room_for_what_a_program_needs(distpool:
 
 def test_another_is_asked_at_once_when_the_successor_is_lost(distpool: Command, tmp_path: Path) -> None:
     distpool.environment["DISTPOOL_SILENCE_S"] = "3"
-    address = _start_full_head(distpool, "0")
+    address = _start_full_head(distpool)
     distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
     with _program_with_objects(distpool, address, tmp_path) as program:
         distpool("start", "--join", address, "--num-cpus", "1", "--node", "lost")
@@ -140,10 +142,10 @@ class _NoLargeFiles(Command):
         return ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *super().words(*words)]
 
 
-def _start_full_head(distpool: Command, port: str) -> str:
+def _start_full_head(distpool: Command, port: int = 0) -> str:
     full = _NoLargeFiles(distpool.folder)
     full.environment = distpool.environment
-    return full.start_head("--port", port, "--num-cpus", "0")
+    return full.start_head("--port", str(port), "--num-cpus", "0")
 
 
 def _restart_head(distpool: Command, address: str) -> None:
@@ -152,4 +154,4 @@ def _restart_head(distpool: Command, address: str) -> None:
     os.kill(int(found[2]), signal.SIGKILL)
     while Path(f"/proc/{found[2]}").exists():
         time.sleep(0.01)  # its port is free when its process has been reaped
-    _start_full_head(distpool, address.rpartition(":")[2])
+    _start_full_head(distpool, int(address.rpartition(":")[2]))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,18 +55,19 @@ def distpool(tmp_path: Path) -> Iterator[Command]:
 class Running:
     """A head without workers, a node with two, and a program whose map has begun."""
 
-    def __init__(self, distpool: Command, folder: Path, kind: str) -> None:
+    def __init__(self, distpool: Command, folder: Path, kind: str, port: int) -> None:
         self._distpool = distpool
+        self._words = ("--port", str(port), "--num-cpus", "0")
         self.folder = folder
-        self.address = distpool.start_head("--num-cpus", "0")
-        distpool("start", "--join", self.address, "--num-cpus", "2", "--node", "other")
+        address = distpool.start_head(*self._words)
+        distpool("start", "--join", address, "--num-cpus", "2", "--node", "other")
         found = re.search(r"head (\S+), process (\d+)", distpool("status"))
         assert found is not None
         self.head = int(found[2])
         script = folder / "program.py"
         script.write_text(PROGRAM)
         self.process = subprocess.Popen(
-            [sys.executable, str(script), self.address, str(folder), kind],
+            [sys.executable, str(script), address, str(folder), kind],
             env=distpool.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -75,10 +77,12 @@ class Running:
         first = self.process.stdout.readline()
         assert first == "[0, 1, 4, 9]\n", first
 
-    def restart(self) -> None:
-        self._distpool(
-            "start", "--head", "--host", "127.0.0.1", "--port", self.address.rpartition(":")[2], "--num-cpus", "0"
-        )
+    def kill_and_restart(self) -> None:
+        os.kill(self.head, signal.SIGKILL)
+        # The scheduler's port is free when its process has been reaped.
+        while Path(f"/proc/{self.head}").exists():
+            time.sleep(0.01)
+        self._distpool.start_head(*self._words)
 
     def finish(self) -> None:
         """Let the tasks end; each must have run once."""
@@ -89,32 +93,27 @@ class Running:
         assert runs == {str(number): 1 for number in range(30)}
 
 
-def test_a_map_goes_on_while_the_scheduler_is_away_and_after(distpool: Command, tmp_path: Path) -> None:
-    running = Running(distpool, tmp_path, "plain")
-    os.kill(running.head, signal.SIGKILL)
-    # The scheduler's port is free when its process has been reaped.
-    while Path(f"/proc/{running.head}").exists():
-        pass
-    running.restart()
+def test_a_map_goes_on_while_the_scheduler_is_away_and_after(distpool: Command, tmp_path: Path, own_port: int) -> None:
+    running = Running(distpool, tmp_path, "plain", own_port)
+    running.kill_and_restart()
     running.finish()
     while "0 of 2 CPUs in use" not in distpool("status"):
         pass
 
 
-def test_nested_work_waits_for_a_scheduler_that_is_away(distpool: Command, tmp_path: Path) -> None:
-    running = Running(distpool, tmp_path, "nested")
-    os.kill(running.head, signal.SIGKILL)
-    running.restart()
+def test_nested_work_waits_for_a_scheduler_that_is_away(distpool: Command, tmp_path: Path, own_port: int) -> None:
+    running = Running(distpool, tmp_path, "nested", own_port)
+    running.kill_and_restart()
     running.finish()
 
 
-def test_a_scheduler_that_is_stopped_for_long_and_goes_on(distpool: Command, tmp_path: Path) -> None:
+def test_a_scheduler_that_is_stopped_for_long_and_goes_on(distpool: Command, tmp_path: Path, own_port: int) -> None:
     """For longer than nodes and programs may be silent."""
-    distpool.environment["DISTPOOL_SILENCE_S"] = "1"
-    running = Running(distpool, tmp_path, "plain")
+    distpool.environment["DISTPOOL_SILENCE_S"] = "2"
+    running = Running(distpool, tmp_path, "plain", own_port)
     os.kill(running.head, signal.SIGSTOP)
     try:
-        subprocess.run(["sleep", "2.5"], check=True)
+        subprocess.run(["sleep", "4"], check=True)
     finally:
         os.kill(running.head, signal.SIGCONT)
     running.finish()

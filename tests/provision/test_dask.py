@@ -17,7 +17,6 @@ from distpool.provision.link import OperatorLink
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.guests import REFUSED, address, harness, link, python
 from tests.provision.programs import killed_at_the_end, spreads
-from tests.provision.sshd import free_port
 
 __all__ = ["address", "harness", "link", "python"]
 
@@ -114,7 +113,6 @@ def test_nodes_end_with_a_program_that_is_killed(cluster: DaskCluster, tmp_path:
         pass
 
 
-def test_a_scheduler_that_is_not_there(run_script: Callable[..., str]) -> None:
-    port = free_port()
-    said = run_script(REFUSED.format(module="dask", call=f"Dask(scheduler='127.0.0.1:{port}')"))
-    assert f"Dask's scheduler does not answer at 127.0.0.1:{port}: connection refused" in said
+def test_a_scheduler_that_is_not_there(run_script: Callable[..., str], own_port: int) -> None:
+    said = run_script(REFUSED.format(module="dask", call=f"Dask(scheduler='127.0.0.1:{own_port}')"))
+    assert f"Dask's scheduler does not answer at 127.0.0.1:{own_port}: connection refused" in said

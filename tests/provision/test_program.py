@@ -15,6 +15,7 @@ from tests.provision import sshd
 from tests.provision.contract import eventually
 from tests.provision.programs import ENDLESS, SPREAD
 from tests.provision.test_ssh import loopback
+from tests.support import ports
 
 pytestmark = pytest.mark.watchdog(180)
 
@@ -75,12 +76,13 @@ def test_nodes_that_are_asked_for_at_once_are_waited_for(environment: dict[str, 
 
 @pytest.mark.skipif(bool(sshd.missing()), reason=f"no sshd: {sshd.missing()}")
 def test_one_that_fails_is_not_waited_for(environment: dict[str, str], tmp_path: Path) -> None:
-    there = loopback(tmp_path / "sshd", sshd.free_port())
-    try:
-        address = f"ssh://127.0.0.1:{there.port},127.0.0.1:{sshd.free_port()}?config={there.config}&cpus=1&wait=100000"
-        status, output, errors = run(tmp_path, UP, address)
-    finally:
-        there.close()
+    with ports.reserved(2) as [port, nobody]:
+        there = loopback(tmp_path / "sshd", port)
+        try:
+            address = f"ssh://127.0.0.1:{port},127.0.0.1:{nobody}?config={there.config}&cpus=1&wait=100000"
+            status, output, errors = run(tmp_path, UP, address)
+        finally:
+            there.close()
     assert (status, output) == (0, "2 1.0\n"), errors  # the other one may come
     assert "no sshd listens there" in errors
 

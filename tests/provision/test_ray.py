@@ -21,7 +21,7 @@ from distpool.provision.ray import Ray, RayProvisioner
 from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.guests import REFUSED, address, harness, link, python
 from tests.provision.programs import killed_at_the_end, spreads
-from tests.provision.sshd import free_port
+from tests.support import ports
 
 __all__ = ["address", "harness", "link", "python"]
 
@@ -49,7 +49,9 @@ def cluster() -> Iterator[str]:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         words = [sys.executable, "-m", "ray.scripts.scripts"]
         options = ["--num-cpus=2", "--object-store-memory=80000000", "--include-dashboard=false", "--port=0"]
-        client = f"127.0.0.1:{free_port()}"
+        with ports.reserved(1) as [port]:
+            client = f"127.0.0.1:{port}"
+        # Ray insists on a port that nobody holds.
         if HAS_CLIENT:
             options.append(f"--ray-client-server-port={client.partition(':')[2]}")
         start = [*words, "start", "--head", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
@@ -108,10 +110,9 @@ def test_a_program_and_its_nodes_through_rays_client_server(cluster: str, tmp_pa
         ("localhost", "'localhost' is not of the form host:port"),
     ],
 )
-def test_a_ray_that_is_not_there(run_script: Callable[..., str], cluster: str, words: str) -> None:
-    port = free_port()
-    program = REFUSED.format(module="ray", call=f"Ray(cluster='{cluster.format(port=port)}')")
-    assert words.format(port=port) in run_script(program, timeout_s=60)
+def test_a_ray_that_is_not_there(run_script: Callable[..., str], own_port: int, cluster: str, words: str) -> None:
+    program = REFUSED.format(module="ray", call=f"Ray(cluster='{cluster.format(port=own_port)}')")
+    assert words.format(port=own_port) in run_script(program, timeout_s=60)
 
 
 def test_nodes_end_with_a_program_that_is_killed(cluster: str, tmp_path: Path) -> None:

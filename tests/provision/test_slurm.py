@@ -22,7 +22,7 @@ from tests.provision.contract import ProvisionerContract, eventually
 from tests.provision.gate import Gate
 from tests.provision.guests import link
 from tests.provision.programs import PYTHON, killed_at_the_end, spreads
-from tests.support import slurm
+from tests.support import ports, slurm
 from tests.support.head import running_head
 from tests.support.slurm import SlurmCluster
 
@@ -37,8 +37,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
     # Its folder's path is part of a socket's, which may not be long.
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
-        cluster = SlurmCluster(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder, ports.reserved(1 + 3) as own:
+        cluster = SlurmCluster(Path(folder), own)
         try:
             cluster.start()
             yield cluster

@@ -81,8 +81,8 @@ def loopback(folder: Path, port: int) -> sshd.Sshd:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[sshd.Sshd]:
-    server = loopback(tmp_path / "sshd", sshd.free_port())
+def server(tmp_path: Path, own_port: int) -> Iterator[sshd.Sshd]:
+    server = loopback(tmp_path / "sshd", own_port)
     yield server
     server.close()
 

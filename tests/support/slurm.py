@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
@@ -29,12 +29,15 @@ class SlurmCluster:
     """See the module's description.
 
     :param folder: a new one, with a path short enough for sockets.
-    :param machines: how many, ``n1``, ``n2`` and so on, with two CPUs and a GPU (which is none) each.
+    :param ports: that of the controller and one for each machine; these have two CPUs and a GPU (which is none) each.
     """
 
-    def __init__(self, folder: Path, machines: int = 3) -> None:
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self.folder = folder
-        self.machines = [f"n{number}" for number in range(1, machines + 1)]
+        self._ports = ports
+        # What runs on a machine is found by its name, and another test run may have a cluster, too.
+        name = f"m{os.urandom(4).hex()}n"
+        self.machines = [f"{name}{number}" for number in range(1, len(ports))]
         self.configuration = folder / "slurm.conf"
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._configure()
@@ -130,13 +133,12 @@ class SlurmCluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
         host = socket.gethostname().partition(".")[0]
-        ports = _free_ports(1 + len(self.machines))
         (self.folder / "nvidia0").symlink_to("/dev/null")  # some device, with a number
         (self.folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={self.folder}/nvidia0\n")
         lines = {
             "ClusterName": "test",
             "SlurmctldHost": f"{host}(127.0.0.1)",
-            "SlurmctldPort": ports[0],
+            "SlurmctldPort": self._ports[0],
             "SlurmUser": f"{_user()}",
             "SlurmdUser": f"{_user()}",
             "AuthType": "auth/munge",
@@ -164,7 +166,7 @@ class SlurmCluster:
         }
         nodes = [
             f"NodeName={machine} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2000 Gres=gpu:1"
-            for machine, port in zip(self.machines, ports[1:], strict=True)
+            for machine, port in zip(self.machines, self._ports[1:], strict=True)
         ]
         partitions = [
             "PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP",
@@ -178,11 +180,3 @@ def _user() -> str:
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
