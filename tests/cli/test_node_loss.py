@@ -56,7 +56,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Command]:
     command = Command(tmp_path / "state")
-    command.environment["DISTPOOL_SILENCE_S"] = "1"
+    command.environment["DISTPOOL_SILENCE_S"] = "3"
     yield command
     command("stop")
 

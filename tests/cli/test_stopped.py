@@ -47,7 +47,7 @@ class Running:
     """A head without CPUs, nodes with one and with two, and a program whose map holds all three."""
 
     def __init__(self, command: Command, folder: Path) -> None:
-        command.environment["DISTPOOL_SILENCE_S"] = "1"
+        command.environment["DISTPOOL_SILENCE_S"] = "3"
         self._command = command
         self.folder = folder
         address = command.start_head("--num-cpus", "0")

@@ -339,9 +339,12 @@ def test_a_task_whose_worker_is_killed_runs_again(pool: Any, tmp_path: Path) -> 
 def test_a_worker_that_is_killed_from_outside_is_replaced(pool: Any, gate: str) -> None:
     first = pool.apply_async(say_and_wait, (gate,))
     assert has_come(f"{gate}.reached")
-    before = {process.pid for process in pool._pool}
+    killed = list(pool._pool)
+    before = {process.pid for process in killed}
     for each in before:
         os.kill(each, signal.SIGKILL)
+    for process in killed:
+        process.join(30)  # until then the gate might open for one that goes through it no more
     with open(gate, "w"):
         assert first.get(30) not in before
 

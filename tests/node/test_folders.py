@@ -32,9 +32,11 @@ def test_the_janitor_removes_what_the_dead_left_and_nothing_else() -> None:
     newborn.mkdir()
     dead.let_go()
     try:
-        removed = sweep()
-        assert {dead.root, dead.store} <= set(removed)
+        assert dead.root in sweep()
         assert not os.path.exists(dead.root)
+        # In shared memory the node of another test run may be faster.
+        while os.path.exists(dead.store):
+            os.sched_yield()
         assert os.path.exists(living.root)
         assert os.path.exists(living.store)
         assert newborn.exists()
