@@ -9,6 +9,9 @@ from distpool.node.state import Worker, WorkerState
 #: Spares are replaced so long after a lease was asked for: not in competition with the first tasks of a pool that is
 #: starting, and in time for the next one.
 _PAUSE_S = 0.02
+#: The same while a worker waits for what its task has submitted: the lease is for that, the cores are busy with it, and
+#: what is wanted next is its result.
+_PAUSE_WHILE_LENT_S = 0.1
 #: By then the first zygote has loaded what only some tasks need.  A spare that was forked sooner would load all that by
 #: itself, when its task submits tasks or needs the state of a module.
 _LOADED_S = 0.08
@@ -41,11 +44,15 @@ class Spares:
         if self._wanted:
             self.fill_at = now
 
-    def on_lease_asked(self, now: float) -> None:
-        """A lease may take one."""
+    def on_lease_asked(self, now: float, *, lent: bool) -> None:
+        """A lease may take one.
+
+        :param lent: whether some worker waits for nested work and lends its slot.
+        """
         # Not later because of a further lease: where pools, or deaths, follow each other, none would find a spare.
         if self._wanted and self.fill_at is None:
-            self.fill_at = max(now + _PAUSE_S, self._loaded_at or now)
+            pause_s = _PAUSE_WHILE_LENT_S if lent else _PAUSE_S
+            self.fill_at = max(now + pause_s, self._loaded_at or now)
 
     def on_started(self) -> None:
         """One is up."""

@@ -96,7 +96,9 @@ class _Zygote:
         self._worker_module = worker_module
         self._needed = needed
         self._learned: frozenset[str] = frozenset()
-        self._to_load: deque[str] = deque(getattr(worker_module, "LOADED_LATER", ()))
+        # A generation has what the first zygote had loaded when it was forked.
+        later = getattr(worker_module, "LOADED_LATER", ())
+        self._to_load: deque[str] = deque(name for name in later if name not in sys.modules)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)

@@ -296,6 +296,24 @@ def test_leases_that_follow_each_other_do_not_put_spares_off() -> None:
     assert agent.time(due) == [ForkWorker("n-x2", 0)]
 
 
+def test_spares_are_replaced_later_while_the_cores_are_busy_with_nested_work() -> None:
+    agent = _with_spare()
+    agent.now = 1.0
+    agent.start("l")
+    agent.handle(WorkerSaid("n-x1", WorkerBlocked("n-x1")))
+    usual = agent.core.next_deadline()
+    assert usual is not None
+    assert agent.time(usual) == [ForkWorker("n-x2", 0)]
+    agent.forked("n-x2", 2)
+    agent.started("n-x2", 2)
+    asked = agent.now
+    agent.start("m")
+    later = agent.core.next_deadline()
+    assert later is not None
+    assert later - asked > usual - 1.0
+    assert agent.time(later) == [ForkWorker("n-x3", 0)]
+
+
 def test_spares_are_replaced_by_ones_that_have_what_is_loaded_later() -> None:
     agent = _with_spare()
     began = agent.now

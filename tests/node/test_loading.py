@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from distpool.node import zygote
 
 PROBE = "import decimal, os\ndecimal.getcontext().prec = 7\npriority = os.getpriority(os.PRIO_PROCESS, 0)\n"
 PROGRAM = """
@@ -35,3 +39,16 @@ def test_libraries_that_make_threads_can_be_loaded(module: str) -> None:
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=root)
     assert run.stdout.strip() == f"(({module!r},), (), None)", run.stderr
+
+
+def test_a_generation_does_not_load_what_the_first_zygote_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[list[str]] = []
+    monkeypatch.setattr(os, "pipe", lambda: (0, 0))  # neither end is used
+    monkeypatch.setattr(os, "set_blocking", lambda fd, blocking: None)
+    for loaded in ((), ("later_a", "later_b")):
+        with monkeypatch.context() as modules:
+            for name in loaded:
+                modules.setitem(sys.modules, name, SimpleNamespace())
+            worker = SimpleNamespace(LOADED_LATER=("later_a", "later_b"))
+            left.append(list(zygote._Zygote(None, 1, worker, frozenset())._to_load))  # type: ignore[arg-type]
+    assert left == [["later_a", "later_b"], []]
