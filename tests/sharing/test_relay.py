@@ -102,7 +102,9 @@ def test_what_nobody_reads_does_not_pile_up(pair: Pair) -> None:
         except BlockingIOError:
             if quiet.wait(0.05) or pair.under_way() == WINDOW_BYTES + _taken(pair):
                 break
-    assert pair.under_way() == WINDOW_BYTES + _taken(pair)
+    assert written < 8 * WINDOW_BYTES
+    # What is taken meanwhile is counted afterwards.
+    assert pair.under_way() <= WINDOW_BYTES + _taken(pair)
     pair.far.setblocking(True)
     assert receive(pair.far, written) == bytes(written)
 
