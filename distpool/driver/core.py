@@ -226,7 +226,7 @@ class PoolCore:
     def on_single(self, task: Task, now: float) -> Worker | None:
         """A new task, for which no worker need be asked: the one that is to be sent it at once.  None: nothing has been
         decided, and ``on_submitted`` must hear of it."""
-        if self.state.closing or self.state.broken is not None:
+        if self.state.closing or self.state.broken is not None or task.withdrawn:
             return None
         worker = self._dealer.give_single(task, now)
         if worker is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distpool import crashpoints
 from distpool.driver.core import PoolCore
 from distpool.driver.future import DistFuture
-from distpool.driver.gangs import GangCall
+from distpool.driver.gangs import GangCall, parts
 from distpool.driver.held import HeldTasks
 from distpool.driver.interrupts import shield
 from distpool.driver.lease_events import LeaseEvents
@@ -163,11 +163,12 @@ class PoolShell:
         if task in self.held.tasks:
             self.held.tasks.discard(task)
             task.withdrawn = True
+        elif task in self.inbox:
+            # The core passes it over.  Shown to the core first, it might be on its way to a worker at once.
+            for part in parts(task):
+                part.withdrawn = True
         else:
-            effects = Effects()
-            self._take_in(effects)
             self.core.on_withdrawn(task)
-            self._perform(effects)
 
     # -- into the core, and out of it ---------------------------------------------------------------------------
 
@@ -253,7 +254,7 @@ class PoolShell:
             self._shared = self.leases.setup = None
             self.ended.set()
 
-    def _take_in(self, effects: Effects, now: float | None = None) -> None:
+    def _take_in(self, effects: Effects, now: float) -> None:
         inbox = self.inbox
         if not inbox:
             return
@@ -264,7 +265,7 @@ class PoolShell:
             except IndexError:
                 break
         crashpoints.reach("task.submitted")
-        self.core.on_submitted(tasks, _monotonic() if now is None else now, effects)
+        self.core.on_submitted(tasks, now, effects)
 
     def _perform(self, effects: Effects) -> Settled:
         """Do what the core decided; what concerns futures is returned, to be done without the lock."""

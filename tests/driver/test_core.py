@@ -207,6 +207,16 @@ def answer_single(core: PoolCore, worker: Worker | None, busy_s: float, now: flo
     core.on_results(worker.lease, answers(worker, 1), busy_s, now, Effects())
 
 
+def test_a_task_that_was_cancelled_before_it_came_is_given_to_nobody() -> None:
+    core = short_core(1)
+    cancelled, effects = make_task("cancelled"), Effects()
+    cancelled.withdrawn = True
+    assert core.on_single(cancelled, 0.001) is None
+    core.on_submitted([cancelled], 0.001, effects)
+    assert not effects.send
+    assert core.outstanding == 0
+
+
 def test_two_workers_let_tasks_gather_too_while_one_of_them_is_busy() -> None:
     core = short_core(2)
     first, second = (core.on_single(make_task(name), 0.001) for name in "ab")

@@ -146,6 +146,23 @@ def test_a_callback_may_wait_for_further_calls() -> None:
     assert seen == [8]
 
 
+def test_what_is_cancelled_before_anybody_has_seen_it_is_not_sent() -> None:
+    """It had been sent all the same, and its answer counted once more: the pool never ended."""
+    with DistExecutor(1) as executor:
+        pool, cancelled = executor._slot.open(), 0
+        while cancelled < 20:
+            assert executor.submit(double, 1).result() == 2
+            # As while tasks gather: they wait beside an idle worker.
+            pool.shell.hungry = False
+            future = executor.submit(double, 2)
+            if future.cancel():
+                cancelled += 1
+            else:  # the driver's thread was faster
+                assert future.result() == 4
+        assert executor.submit(double, 3).result() == 6
+        assert pool.outstanding == 0
+
+
 def stop_iteration():
     raise StopIteration("no more")
 
