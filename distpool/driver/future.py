@@ -68,6 +68,12 @@ class DistFuture(Future[T]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self.__dict__.setdefault(name, make())
 
+    def __repr__(self) -> str:
+        if self._packed is not None and self._exception is None and "_result" not in self.__dict__:
+            # What it is shows when it is unpickled.
+            return f"<{type(self).__name__} at {id(self):#x} state=finished>"
+        return super().__repr__()
+
     # -- standard interface -------------------------------------------------------------------------------------
 
     def done(self) -> bool:

@@ -31,7 +31,7 @@ from distpool.driver.processes import WorkerProcess
 from distpool.driver.shell import PoolShell
 from distpool.driver.spec import PoolSpec
 from distpool.driver.state import Effects, Failure, FailureKind
-from distpool.driver.task import Task, home_of
+from distpool.driver.task import Task, home_of, may_name_proxies
 from distpool.store.serialization import serialize_plain_call
 from distpool.task_options import DEFAULT, TaskOptions
 from distpool.wire import driver_to_scheduler, driver_to_worker
@@ -120,6 +120,8 @@ class WorkerPool:
         if value.objects:
             task.keep = packed
             task.home = home_of(value.objects)
+        if packed is not None and may_name_proxies(value.payload):
+            task.proxies = (function, args, kwargs)
         future._task = task
         if options.gang is not None:
             ranks_of(task, options.gang)

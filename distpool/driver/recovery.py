@@ -132,7 +132,7 @@ class Recovery:
             argument, more_bytes = self._argument(packed)
             inputs.append(argument)
             size_bytes += more_bytes
-        copy = msgspec.structs.replace(task, future=None, keep=None, inputs=())
+        copy = msgspec.structs.replace(task, future=None, keep=None, proxies=None, inputs=())
         if message.objects:
             packed = task.keep[0] if isinstance(task.keep, tuple) else task.keep
             argument, more_bytes = self._argument(packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ class Task(msgspec.Struct, eq=False):
     """One call, from ``submit`` until its future is resolved.
 
     ``message`` is what the next attempt sends; its ``attempt`` number is drawn anew for every attempt.  ``future`` is
-    opaque to the core.  ``keep`` owns the stored buffers of the arguments.  ``alone`` marks a task that must not share
+    opaque to the core.  ``keep`` owns the stored buffers of the arguments, ``proxies`` the arguments themselves where a
+    manager's objects end with them.  ``alone`` marks a task that must not share
     a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
     ``home`` is the node that holds most of its stored arguments (``""``: it has none, and runs anywhere as well).
     ``call`` is that of which this is the part of ``rank``, if it runs on several workers at once.  ``inputs`` are what
@@ -49,6 +51,7 @@ class Task(msgspec.Struct, eq=False):
     withdrawn: bool = False
     deaths: int = 0
     keep: Any = None
+    proxies: Any = None
     home: str = ""
     call: GangCall | None = None
     rank: int = 0
@@ -57,8 +60,16 @@ class Task(msgspec.Struct, eq=False):
 
     def let_go(self) -> None:
         """Its arguments are no longer needed."""
-        self.keep = None
+        self.keep = self.proxies = None
         self.inputs = ()
+
+
+def may_name_proxies(payload: bytes) -> bool:
+    """Whether a pickle (nothing: one that lies in the store) may have proxies of a manager's objects in it.
+
+    An object ends with its last proxy, and the worker makes its own only when the task comes to it.
+    """
+    return "multiprocessing.managers" in sys.modules and (not payload or b"RebuildProxy" in payload)
 
 
 def home_of(locations: Iterable[Location]) -> str:

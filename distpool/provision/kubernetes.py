@@ -74,7 +74,7 @@ def _client(engine: Kubernetes) -> tuple[Any, str]:
     try:
         from kubernetes import client, config
     except ImportError:
-        raise ProvisionError("k8s:// needs the Kubernetes client: pip install distpool[k8s]", hopeless=True) from None
+        raise ProvisionError("k8s:// needs the Kubernetes client: pip install 'distpool[k8s]'", hopeless=True) from None
     configuration = client.Configuration()
     try:
         if _IN_POD.exists() and not engine.context:

@@ -27,7 +27,7 @@ def describe_objects(
         if slot is not None:
             size_bytes, where = slot.used_bytes, place_of(slot.segment.name)
         elif ownership.segment_of(object_id):
-            where = place_of(ownership.segment_of(object_id))
+            size_bytes, where = ownership.size_of(object_id), place_of(ownership.segment_of(object_id))
         described.append(
             ObjectFacts(
                 object_id,

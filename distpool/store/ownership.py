@@ -44,9 +44,10 @@ class Ownership:
         self.lifetimes = Lifetimes()
         self._owner = owner
         self._viewed = viewed
-        #: Adopted objects: who keeps each, which segment it lies in, and how many of them each segment holds.
+        #: Adopted objects: who keeps each, which segment it lies in, how large it is, and how many each segment holds.
         self._lenders: dict[str, str] = {}
         self._segments: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         #: segment -> the site where it is; process -> the sites where it made or lent something that was adopted
         self._homes: dict[str, str] = {}
@@ -79,6 +80,7 @@ class Ownership:
                 continue
             self._lenders[object_id] = lender
             self._segments[object_id] = segment
+            self._sizes[object_id] = location.size_bytes
             self._counts[segment] = self._counts.get(segment, 0) + 1
             self._homes[segment] = location.node
             for process in {lender, maker_of(segment)}:
@@ -138,6 +140,10 @@ class Ownership:
         """Of an adopted object."""
         return self._segments.get(object_id, "")
 
+    def size_of(self, object_id: str) -> int:
+        """The bytes of an adopted object."""
+        return self._sizes.get(object_id, 0)
+
     def _needs(self, object_id: str) -> bool:
         return object_id in self._borrowed or self._viewed(object_id)
 
@@ -151,6 +157,7 @@ class Ownership:
             lender = self._lenders.pop(object_id, None)
             if lender is not None:
                 segment = self._segments.pop(object_id)
+                del self._sizes[object_id]
                 home = self._homes[segment]
                 ended.adopted.setdefault(home, []).append(object_id)
                 self._counts[segment] -= 1

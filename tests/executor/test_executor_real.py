@@ -406,3 +406,11 @@ def test_a_thread_cannot_begin_with_an_executor_when_the_program_has_ended(run_s
         "threading.Thread(target=use).start()\n"
     )
     assert printed == "cannot schedule new futures after interpreter shutdown\n"
+
+
+def test_a_result_that_nobody_has_read_is_not_said_to_be_none():
+    with DistExecutor(1) as executor:
+        future = executor.submit(double, 4)
+    assert repr(future) == f"<DistFuture at {id(future):#x} state=finished>"
+    assert future.result() == 8
+    assert repr(future) == f"<DistFuture at {id(future):#x} state=finished returned int>"

@@ -13,6 +13,7 @@ import pytest
 
 import distpool.multiprocessing as multiprocessing
 from distpool import DistExecutor
+from tests.support.resources import settle
 
 pytestmark = [
     # Memory for shared values and semaphores is kept for the next ones; the resource tracker stays.
@@ -167,6 +168,29 @@ def test_manager_proxies(method: str | None) -> None:
             # As an argument of a task, too.
             pool.apply(dictionary.update, ({"later": 1},))
         assert dictionary["later"] == 1
+
+
+def put_into(values, *things):
+    values.extend(things)
+    return len(values)
+
+
+def test_what_only_a_call_refers_to_lives_until_the_call_is_over() -> None:
+    with standard.Manager() as manager, DistExecutor(1) as executor:
+        assert executor.submit(put_into, manager.list(), 1, 2).result() == 2
+        assert executor.submit(put_into, values=manager.list()).result() == 0
+        assert list(executor.map(put_into, (manager.list([n]) for n in range(5)))) == [1] * 5
+        # Its pickle lies in the store.
+        assert executor.submit(put_into, manager.list(), *("long" * 1000 + str(n) for n in range(50))).result() == 50
+        # It is kept back, and goes to a worker later.
+        number = executor.submit(abs, -3)
+        assert executor.submit(put_into, manager.list(), number).result() == 1
+        futures = [executor.submit(put_into, manager.list()) for _ in range(5)]
+        assert futures[-1].result() == 0
+        # Nothing is kept longer than that: the manager's own object is all that is left.
+        del futures
+        gc.collect()
+        assert settle(lambda: ["left"] * manager._number_of_objects(), 20) == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("before", [True, False])

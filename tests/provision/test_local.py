@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.watchdog(180)
 
 #: As it is before a harness puts itself in its place.
 PYTHON = sys.executable
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/elastic.md"
 
 LOCAL = NodeType("local", Shape(1.0, 0.0, 1 << 30, (("extra", 1.0),)), most=2, start_s=1.0)
 
@@ -121,6 +124,16 @@ def test_nodes_come_for_work_that_only_they_could_do_and_go_when_they_are_idle(
     started = [line for line in said if "is started" in line]
     assert 1 <= len(started) <= 2
     assert sum("is drained" in line for line in said) == len(started)
+
+
+def test_what_the_page_shows(address: str) -> None:
+    found = re.search(r"^```python\n(from distpool.*?)^scaler.run", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    names: dict[str, Any] = {"address": address}
+    exec(compile(found[1], str(PAGE), "exec"), names)
+    scaler: Autoscaler = names["scaler"]
+    scaler.look()
+    scaler.close()
 
 
 def test_the_commands(address: str, link: OperatorLink) -> None:

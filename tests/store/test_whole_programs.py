@@ -92,6 +92,25 @@ def test_a_killed_program_leaves_nothing_where_it_spilled_to(run_script, tmp_pat
     assert settle(lambda: os.listdir(folder), 20) == []
 
 
+AFTER_ITS_WORKER = """
+import os, time
+import numpy as np
+import distpool
+
+with distpool.DistExecutor(1) as executor:
+    array = executor.submit(np.ones, 1_000_000).result()
+deadline = time.monotonic() + 20
+while not (report := distpool.memory()).orphaned_bytes and time.monotonic() < deadline:
+    time.sleep(0.01)
+[found] = report.objects
+print(found.size_bytes, found.where)
+"""
+
+
+def test_a_result_whose_worker_has_ended_has_a_size(run_script):
+    assert run_script(AFTER_ITS_WORKER).split() == ["8000000", "memory"]
+
+
 def test_what_a_power_cut_left_is_swept_by_the_next_program(run_script, tmp_path):
     folder = tmp_path / "big"
     (dead := folder / f"distpool-{os.getuid()}-00000001").mkdir(parents=True)
