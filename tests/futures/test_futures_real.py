@@ -39,6 +39,11 @@ def wait_at(gate):
         return os.getpid()
 
 
+def leave_at(gate):
+    with open(gate):
+        os._exit(1)
+
+
 @pytest.fixture
 def gate(tmp_path: Path) -> str:
     path = str(tmp_path / "gate")
@@ -57,8 +62,10 @@ def test_calls(executor: ProcessPoolExecutor) -> None:
     assert list(executor.map(pow, range(20), range(20), chunksize=3)) == list(map(pow, range(20), range(20)))
 
 
-def test_a_worker_that_dies_breaks_the_pool(executor: ProcessPoolExecutor) -> None:
-    futures = [executor.submit(os._exit, 1), *(executor.submit(signal.pause) for _ in range(4))]
+def test_a_worker_that_dies_breaks_the_pool(executor: ProcessPoolExecutor, gate: str) -> None:
+    futures = [executor.submit(leave_at, gate), *(executor.submit(signal.pause) for _ in range(4))]
+    with open(gate, "w"):
+        pass
     for future in futures:
         with pytest.raises(BrokenProcessPool):
             future.result()
