@@ -198,8 +198,7 @@ class AgentCore:
     def _start(self, message: scheduler_to_agent.StartWorker) -> None:
         if message.lease in self._by_lease:
             return
-        lent = any(worker.state is WorkerState.BLOCKED for worker in self._workers.values())
-        self._spares.on_lease_asked(self._now, lent=lent)
+        self._spares.on_lease_asked(self._workers.values(), self._now)
         worker = self._spares.take(self._workers.values(), self._generations.current)
         if worker is None:
             worker = self._fork(message.lease)

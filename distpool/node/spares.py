@@ -44,13 +44,11 @@ class Spares:
         if self._wanted:
             self.fill_at = now
 
-    def on_lease_asked(self, now: float, *, lent: bool) -> None:
-        """A lease may take one.
-
-        :param lent: whether some worker waits for nested work and lends its slot.
-        """
+    def on_lease_asked(self, workers: Iterable[Worker], now: float) -> None:
+        """A lease may take one."""
         # Not later because of a further lease: where pools, or deaths, follow each other, none would find a spare.
         if self._wanted and self.fill_at is None:
+            lent = any(worker.state is WorkerState.BLOCKED for worker in workers)
             pause_s = _PAUSE_WHILE_LENT_S if lent else _PAUSE_S
             self.fill_at = max(now + pause_s, self._loaded_at or now)
 

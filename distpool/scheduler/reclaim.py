@@ -11,7 +11,7 @@ from __future__ import annotations
 from distpool.scheduler.book import Book
 from distpool.scheduler.capacity import EPSILON
 from distpool.scheduler.fairness import fair_shares
-from distpool.scheduler.state import Demand, Member, Pool, Root
+from distpool.scheduler.state import Demand, LeaseState, Member, Pool, Root
 from distpool.wire.scheduler_to_driver import ReclaimIdle
 
 #: Seconds between two rounds of asking: the first and the longest pause.
@@ -71,11 +71,19 @@ class Reclaim:
         wants = {member: member.used_cpus + _unmet_cpus(member) for member in pool.members.values()}
         shares = fair_shares(pool.slots, wants)
         pressing = [demand for demand in demands if now - (demand.unmet_since or 0.0) >= _PATIENCE_S]
+        owed = [demand for demand in demands if self._is_owed(demand.member)]
         for member in pool.members.values():
             if _helps(member, pressing):
                 asked[member] = _question(member, _leases_above(member, shares[member]))
             elif _helps(member, demands):
-                asked[member] = ReclaimIdle(pool.name)
+                excess = _leases_above(member, shares[member]) if _helps(member, owed) else 0
+                asked[member] = _question(member, excess, lasting=False)
+
+    def _is_owed(self, member: Member) -> bool:
+        """Whether it has lent the slot of its own worker, and others have got that and it nothing: what it waits for
+        does not come by patience, as it does to one that is about to lend."""
+        parent = self._book.leases.get(self._book.drivers[member.driver].parent_lease)
+        return not member.leases and parent is not None and parent.state is LeaseState.BLOCKED
 
     def _between_roots(self, demands: list[Demand], asked: dict[Member, ReclaimIdle]) -> None:
         wants: dict[Root, float] = {}
@@ -103,9 +111,9 @@ def _helps(member: Member, demands: list[Demand]) -> bool:
     return any(demand.member is not member or shapes - {demand.shape} for demand in demands) and bool(shapes)
 
 
-def _question(member: Member, excess: int) -> ReclaimIdle:
+def _question(member: Member, excess: int, *, lasting: bool = True) -> ReclaimIdle:
     parents = [lease.name for lease in member.leases.values() if lease.children] if excess else []
-    return ReclaimIdle(member.pool.name, excess, tuple(parents), lasting=True)
+    return ReclaimIdle(member.pool.name, excess, tuple(parents), lasting)
 
 
 def _leases_above(member: Member, share: float) -> int:

@@ -110,9 +110,10 @@ class CopiesWanted(_Message, frozen=True):
 class ReclaimIdle(_Message, frozen=True):
     """Others wait for workers: give back those of this pool that have had nothing to do for a moment.
 
-    ``lasting``: they have waited for a while, so the same holds for those that come to have nothing to do. Then
-    ``excess`` of the busy ones are more than the driver's fair share and should come back when their current task
-    ends (the rest of their work goes to the others), but none of ``parents``, whose tasks submit nested work.
+    ``lasting``: they have waited for a while, so the same holds for those that come to have nothing to do. Then, or
+    when somebody has lent a slot and got none, ``excess`` of the busy ones are more than the driver's fair share and
+    should come back when their current task ends (the rest of their work goes to the others), but none of ``parents``,
+    whose tasks submit nested work.
     """
 
     pool: str

@@ -128,6 +128,27 @@ def test_busy_workers_are_asked_for_when_members_of_a_pool_have_waited_but_not_t
     assert scheduler.now > 0.09
 
 
+def test_who_has_lent_its_slot_and_got_nothing_for_it_need_not_be_patient(scheduler: Scheduler) -> None:
+    scheduler.want(2)
+    parents = scheduler.ready_all()
+    for driver, parent in zip(("d2", "d3"), parents, strict=True):
+        scheduler.driver(driver, parent=parent)
+        scheduler.say(from_driver.JoinPool("p"), driver)
+    scheduler.want(4, driver="d2")
+    for parent in parents:  # word of d3's demand is slower than that of the slot that it lends
+        scheduler.agent_says(from_agent.LeaseBlocked(parent))
+        scheduler.ready_all()
+    assert sum(lease.driver == "d2" for lease in scheduler.core.book.leases.values()) == 4
+    asked = told(scheduler.want(4, driver="d3"), to_driver.ReclaimIdle, "d2")
+    while not asked:
+        deadline = scheduler.core.next_deadline()
+        assert deadline is not None
+        asked = told(scheduler.time(deadline), to_driver.ReclaimIdle, "d2")
+    # Its fair share is half of what it has.
+    assert asked == [to_driver.ReclaimIdle("p", 2)]
+    assert scheduler.now < 0.05
+
+
 def test_nothing_is_asked_of_the_only_one_who_could_give(scheduler: Scheduler) -> None:
     scheduler.want(10)
     scheduler.ready_all()
