@@ -10,6 +10,8 @@ import threading
 import uuid
 from pathlib import Path
 
+import pytest
+
 from tests.support import resources
 
 
@@ -43,6 +45,20 @@ def test_a_thread_and_a_descriptor_are_seen() -> None:
     assert growth[0] == "thread left-behind"
     assert growth[1].startswith("2 more open descriptors")
     assert resources.look().growth(before) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/pagemap"), reason="this system has no such file")
+@pytest.mark.fresh_session
+def test_descriptors_that_a_store_opens_some_time_and_keeps_are_no_leak_and_more_of_them_are() -> None:
+    before = resources.look()
+    opened = [os.open("/proc/self/pagemap", os.O_RDONLY) for _ in range(2)]
+    try:
+        assert resources.look().growth(before) == []
+        opened.append(os.open("/proc/self/pagemap", os.O_RDONLY))
+        assert resources.look().growth(before)[0].startswith("1 more open descriptors")
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def test_what_a_node_leaves_in_shared_memory_is_seen_also_when_its_folder_is_gone() -> None:

@@ -23,6 +23,10 @@ SHARED_MEMORY = Path("/dev/shm")
 #: What may be asked of ``Holdings.growth`` to overlook.
 KINDS = ("processes", "threads", "descriptors", "shared memory", "folders")
 
+#: What a store opens when it first uses a mapping again or watches memory, and keeps: at most so many.  When that is
+#: depends on how soon results come.
+_KEPT = {"pagemap": 2, "anon_inode:[userfaultfd]": 1}
+
 #: (process id, start time in clock ticks): process ids are used again
 ProcessKey = tuple[int, int]
 
@@ -178,4 +182,8 @@ def _descriptors() -> dict[int, str]:
             found[int(number)] = os.readlink(f"{folder}/{number}")
         except OSError:
             pass  # the descriptor of the listing itself
+    for name, most in _KEPT.items():
+        numbers_of_it = [number for number, target in found.items() if os.path.basename(target) == name]
+        for number in numbers_of_it[:most]:
+            del found[number]
     return found
