@@ -43,7 +43,11 @@ class SerializationError(DistpoolError, pickle.PicklingError, TypeError, Attribu
 
     The standard library raises any of ``PicklingError``, ``TypeError`` and ``AttributeError`` here, depending on the
     value; this one is all three.
+
+    :ivar of_outcome: whether the value is what a task returned or raised.
     """
+
+    of_outcome = False
 
 
 class ConnectError(DistpoolError, ConnectionError):

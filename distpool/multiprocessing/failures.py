@@ -19,8 +19,7 @@ def as_pool_error(error: BaseException) -> BaseException:
         from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 
         error.__cause__ = RemoteTraceback(str(cause))
-        if isinstance(error, SerializationError):
-            # The task ran, and what it returned or raised could not be sent back.
+        if isinstance(error, SerializationError) and error.of_outcome:
             unsent = MaybeEncodingError(error, "what the task returned or raised")
             unsent.__cause__ = error
             return cast(BaseException, unsent)

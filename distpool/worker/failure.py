@@ -148,6 +148,7 @@ def _open(entry: _Entry) -> BaseException:
             reason = summary(failure)
     shown = f"{type_name}: {message}" if message else type_name
     stand_in = SerializationError(f"{shown} (the exception itself could not be carried: {reason})")
+    stand_in.of_outcome = True
     _set_notes(stand_in, notes)
     return stand_in
 

@@ -24,6 +24,7 @@ def describe(error: BaseException, stage: int) -> tuple[int, BaseException, tupl
     elif stage == PACKING:
         why = str(error) if isinstance(error, SerializationError) else failure.summary(error)
         said = SerializationError(f"the result of the task cannot be sent: {why}")
+        said.of_outcome = True
         said.__cause__ = error
     elif not isinstance(error, DistpoolError):
         said = SerializationError(f"the arguments of the task cannot be loaded in the worker: {failure.summary(error)}")

@@ -96,7 +96,9 @@ class FakeWorkers:
                 try:
                     value = pickle.loads(pickle.dumps(value))
                 except Exception as error:
-                    raise SerializationError("the result cannot be pickled") from error
+                    unsent = SerializationError("the result cannot be pickled")
+                    unsent.of_outcome = True
+                    raise unsent from error
             except BaseException as error:
                 self._settle(future, decode_exception(encode_exception(error)), failed=True)
             else:

@@ -98,6 +98,11 @@ class Unpicklable:
         raise RuntimeError("I stay here")
 
 
+class FailsToLoad:
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
 class UnpicklableError(Exception):
     def __init__(self, text):
         super().__init__(text)
@@ -377,6 +382,12 @@ def test_a_result_that_cannot_be_pickled(pool: Any) -> None:
     assert pool.apply(square, (2,)) == 4
 
 
+def test_arguments_that_cannot_be_loaded(pool: Any) -> None:
+    with pytest.raises(SerializationError, match="arguments of the task cannot be loaded in the worker: ValueError"):
+        pool.map(square, [FailsToLoad()])
+    assert pool.apply(square, (2,)) == 4
+
+
 # -- whole programs ----------------------------------------------------------------------------------------------------
 
 UNGUARDED = """
@@ -407,6 +418,28 @@ def test_a_script_without_a_guard_whose_globals_are_shared(run_script: Any) -> N
     printed = run_script(UNGUARDED).splitlines()
     numbers = list(range(10))
     assert printed == ["the script runs", f"{numbers} {{'changed'}} True", f"45 {numbers}"]
+
+
+USES_WHAT_STAYED_BEHIND = """
+import sqlite3
+from distpool.multiprocessing import Pool
+
+database = sqlite3.connect(":memory:")
+
+def use(number):
+    return database.execute("select ?", (number,))
+
+with Pool(1) as pool:
+    try:
+        pool.map(use, [1])
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_global_that_could_not_be_carried_is_no_result_that_could_not_be_sent(run_script: Any) -> None:
+    printed = run_script(USES_WHAT_STAYED_BEHIND)
+    assert printed.startswith("SerializationError sqlite3.Connection in 'database' of __main__ could not be carried")
 
 
 def test_what_tasks_print_arrives_in_whole_lines(run_script: Any) -> None:
