@@ -58,19 +58,26 @@ def enter_environment(folder: Path) -> int:
     return subprocess.run([inside, "-m", "benchmarks", *sys.argv[1:], "--here"], cwd=ROOT).returncode
 
 
+def print_names() -> None:
+    """What ``--only`` and ``--contenders`` choose from."""
+    from benchmarks import contenders, workload
+
+    for name in workload.names():
+        print(f"{name:24} {workload.title(name)}")
+    for name, contender in contenders.ALL.items():
+        print(f"{name:24} {contender.title}")
+
+
 def main() -> int:
     wanted = arguments()
+    if wanted.list:
+        print_names()
+        return 0
     if not wanted.here:
         return enter_environment(wanted.environment.absolute())
-    from benchmarks import contenders, growth, limits, report, run, workload
+    from benchmarks import growth, limits, report, run
 
     output = wanted.output or ROOT / "benchmarks" / "results" / ("quick" if wanted.quick else "")
-    if wanted.list:
-        for name in workload.names():
-            run.say(f"{name:20} {workload.title(workload.load(name))}")
-        for name, contender in contenders.ALL.items():
-            run.say(f"{name:24} {contender.title}")
-        return 0
     if wanted.action == "limits":
         for name, value in limits.measure(quick=wanted.quick).items():
             run.say(f"{name:36} {limits.described(name, value)}")
@@ -103,8 +110,8 @@ def main() -> int:
             resume=wanted.resume,
         )
         earlier = output / "runs.json"
-        records = json.loads(earlier.read_text())["runs"] if (wanted.add or wanted.resume) and earlier.exists() else []
-        run.carry_out(plan, records)
+        keeps = (wanted.add or wanted.resume) and earlier.exists()
+        run.carry_out(plan, json.loads(earlier.read_text()) if keeps else {})
     report.write(output)
     return 0
 

@@ -374,6 +374,15 @@ def measure(quick: bool = False) -> dict[str, float]:
     return values
 
 
+def best_of(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Of each limit the better value: the machine can do that."""
+    return {
+        name: (min if limit.better == "lower" else max)(values[name] for values in (one, other) if name in values)
+        for name, limit in LIMITS.items()
+        if name in one or name in other
+    }
+
+
 def described(name: str, value: float) -> str:
     limit = LIMITS[name]
     return f"{limit.title}: {value:{limit.format}} {limit.unit}"

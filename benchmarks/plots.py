@@ -46,7 +46,7 @@ def overview(tables: dict[str, list[Row]], file: Path) -> None:
                 seen.add(row.contender)
     axes.axvline(1, color=_OURS, linewidth=1.5)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(tables)), [_title(name) for name in reversed(tables)], fontsize=8)
+    axes.set_yticks(range(len(tables)), [workload.title(name) for name in reversed(tables)], fontsize=8)
     axes.grid(axis="x", color="#e0e0e0")
     axes.set_axisbelow(True)
     axes.set_xlabel("how many times as good distpool is (right of the line it is ahead)")
@@ -84,7 +84,7 @@ def each_workload(tables: dict[str, list[Row]], file: Path) -> None:
         if positive and max(positive) > 20 * min(positive):
             axes.set_xscale("log")
         axes.set_yticks(range(len(drawn)), [contenders.ALL[row.contender].title for row in drawn], fontsize=6.5)
-        axes.set_title(_title(name), fontsize=9)
+        axes.set_title(workload.title(name), fontsize=9)
         axes.set_xlabel(f"{declared.unit} ({declared.better} is better)", fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
     _save(figure, file)
@@ -126,7 +126,3 @@ def _save(figure: Any, file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     _pyplot().close(figure)
-
-
-def _title(name: str) -> str:
-    return workload.title(workload.load(name))

@@ -123,7 +123,7 @@ def overview(tables: dict[str, list[Row]]) -> list[str]:
         met = f"{sum(bool(each.met) for each in verdicts)} of {len(verdicts)}" if verdicts else ""
         mine_text = shown(mine, metric, declared, named=mine is not None and mine.contender != "distpool")
         lines.append(
-            f"| {title(name)} | {mine_text} | {shown(other, metric, declared, named=True)} "
+            f"| {workload.title(name)} | {mine_text} | {shown(other, metric, declared, named=True)} "
             f"| {advantage(mine, other, metric, declared)} | {met} |"
         )
     return lines
@@ -136,7 +136,7 @@ def targets(tables: dict[str, list[Row]]) -> list[str]:
             declared = workload.load(name).METRICS[verdict.target.metric]
             met = {True: "yes", False: "**no**", None: "?"}[verdict.met]
             lines.append(
-                f"| {title(name)} | {verdict.target.metric} | {contenders.ALL[verdict.ours].title} "
+                f"| {workload.title(name)} | {verdict.target.metric} | {contenders.ALL[verdict.ours].title} "
                 f"| {wanted(verdict, declared)} | {number(verdict.reached, declared)} | {met} |"
             )
     return lines
@@ -153,7 +153,7 @@ def wanted(verdict: Verdict, declared: Metric) -> str:
 
 def one_workload(name: str, found: list[Row], measured_limits: dict[str, float]) -> list[str]:
     module = workload.load(name)
-    lines = [f"### {title(name)}", "", workload.explanation(module), ""]
+    lines = [f"### {workload.title(name)}", "", workload.explanation(name), ""]
     headers = [f"{metric.replace('_', ' ')}, {declared.unit}" for metric, declared in module.METRICS.items()]
     lines += ["| | " + " | ".join(headers) + " | distpool is | runs | remarks |", "|---" * (len(headers) + 4) + "|"]
     metric = summary.headline(name)
@@ -178,10 +178,6 @@ def one_workload(name: str, found: list[Row], measured_limits: dict[str, float])
         described = [limits.described(each, measured_limits[each]) for each in shown_limits]
         lines += ["", "This machine: " + "; ".join(described)]
     return [*lines, ""]
-
-
-def title(name: str) -> str:
-    return workload.title(workload.load(name))
 
 
 def median(row: Row, metric: str) -> float:

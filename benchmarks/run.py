@@ -78,14 +78,19 @@ class Plan:
         return left_s > (1.5 * longest_s + 1.0 if earlier else BUDGET_LIMIT_S)
 
 
-def carry_out(plan: Plan, records: list[dict[str, Any]]) -> None:
-    """Run the plan; ``records`` grows and is saved with every run."""
+def carry_out(plan: Plan, before: dict[str, Any]) -> None:
+    """Run the plan; what is found is added to what was found ``before``, and saved with every run."""
     proc.adopt_orphans()
     file = plan.output / "runs.json"
-    document: dict[str, Any] = {"machine": machine.facts(), "quick": plan.quick, "limits": {}, "runs": records}
+    records: list[dict[str, Any]] = before.get("runs", [])
     say("limits of this machine")
     end = None if plan.minutes is None else time.monotonic() + 60 * plan.minutes
-    document["limits"] = limits.measure(quick=plan.quick)
+    document: dict[str, Any] = {
+        "machine": machine.facts(),
+        "quick": plan.quick,
+        "limits": limits.best_of(before.get("limits", {}), limits.measure(quick=plan.quick)),
+        "runs": records,
+    }
     file.write_text(json.dumps(document, indent=1))
     for turn, name, contender in plan.runs():
         earlier = [run for run in records if (run["workload"], run["contender"]) == (name, contender)]

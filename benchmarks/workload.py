@@ -15,9 +15,11 @@ A workload is a module in ``benchmarks.workloads`` with
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -84,10 +86,18 @@ def load(name: str) -> Any:
     return importlib.import_module(f"benchmarks.workloads.{name}")
 
 
-def title(module: Any) -> str:
-    return str(module.__doc__).strip().splitlines()[0].rstrip(".")
+def title(name: str) -> str:
+    return _description(name)[0].rstrip(".")
 
 
-def explanation(module: Any) -> str:
-    _, _, rest = str(module.__doc__).strip().partition("\n")
-    return rest.strip()
+def explanation(name: str) -> str:
+    return _description(name)[1].strip()
+
+
+def _description(name: str) -> tuple[str, str]:
+    """First line and the rest; nothing is imported, so that what is not installed need not be."""
+    from benchmarks import workloads
+
+    source = Path(workloads.__path__[0], f"{name}.py").read_text(encoding="utf-8")
+    first, _, rest = str(ast.get_docstring(ast.parse(source))).strip().partition("\n")
+    return first, rest

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,27 @@ def test_the_readmes_figures_are_those_of_the_report() -> None:
     ]
     assert len(rows[0]) > 10
     assert rows[0] == rows[1]
+
+
+def test_the_figures_of_large_arrays_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "runs.json").read_text())
+    page = (DOCS / "explanation" / "fast-path.md").read_text()
+    limits = results["limits"]
+    write, both, fresh = (limits[name] for name in ("write_recycled_shared", "write_map_sum", "write_fresh_shared"))
+    rates = {
+        "write into a segment that is mapped": write,
+        "map anew, touch, sum": 1 / (1 / both - 1 / write),
+        "both, one after the other": both,
+        "write into fresh shared memory instead": fresh,
+    }
+    for what, rate in rates.items():
+        assert f"| {what} | {rate / 1000:.1f} GB/s |" in page
+
+    def steady(workload: str, contender: str) -> str:
+        runs = [run for run in results["runs"] if (run["workload"], run["contender"]) == (workload, contender)]
+        return f"{statistics.median(run['values']['steady'] for run in runs) / 1000:.1f}"
+
+    assert f"{steady('arrays_in', 'distpool')} GB/s with `DistExecutor`" in page
+    assert f"and {steady('arrays_in', 'distpool-pool')} with `Pool`" in page
+    assert f"It is {steady('arrays_out', 'distpool')} GB/s" in page
+    assert f"with Ray ({steady('arrays_out', 'ray')}, " in page

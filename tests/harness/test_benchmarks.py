@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from benchmarks import report, run
+from benchmarks import contenders, limits, report, run, workload
 from benchmarks.summary import Figure, Row
 
 ROOT = Path(run.__file__).resolve().parent.parent
@@ -30,3 +31,17 @@ def test_how_often_each_was_run() -> None:
     assert report.rounds({"submit": [row(5)], "chain": [row(5)]}) == "Each figure is of 5 runs."
     assert report.rounds({"submit": [row(1), row(5), row(5)]}).endswith("the median of 1 to 5 runs, of 5 for most.")
     assert report.rounds({}) == "Nothing was run to its end."
+
+
+def test_the_machine_can_do_what_it_did_best() -> None:
+    one, other = {"memcpy_warm": 10.0, "pipe_round_trip": 50.0}, {"memcpy_warm": 12.0, "pipe_round_trip": 60.0}
+    assert limits.best_of(one, other) == {"memcpy_warm": 12.0, "pipe_round_trip": 50.0}
+    assert limits.best_of({}, other) == other
+    assert limits.best_of(one, {}) == one
+
+
+def test_names_are_listed_by_a_python_with_nothing_installed() -> None:
+    command = [sys.executable, "-S", "-m", "benchmarks", "--list"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [*workload.names(), *contenders.ALL]
+    assert not any(line.partition(" ")[2].strip() in ("", "None") for line in listed)
