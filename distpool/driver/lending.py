@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 #: For so long a task waits for nested work that runs already before its slot is lent: there is hardly anybody who could
 #: use the slot so soon, and to say so and to take it back costs more than a short task.
 _UNLENT_S = 0.002
+#: For how long nested work may find no worker before the slot is lent, whether or not its task is known to wait.
+_LEND_AFTER_S = 0.03
 _monotonic = time.monotonic
 
 
@@ -29,3 +32,45 @@ def wait_for_nested(session: Session, future: DistFuture[Any], deadline: float |
     with context.blocked():
         if not session.loop.lead(future.done, deadline):
             session.wait_for_future(future, deadline)
+
+
+class Lending:
+    """The task of this worker may wait for nested work in ways that cannot be seen (``as_completed``, an event, another
+    thread).  Work that finds no worker for a while gets this worker's slot until all of it is done, so none of these
+    ways can deadlock; if the task does not wait at all, there is one busy process more meanwhile.
+
+    Used by the loop's thread.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._starving_since = math.inf
+        self._lent = False
+
+    def deadline(self) -> float:
+        """When ``attend`` must be called (caller holds the session's lock, under which work begins to starve)."""
+        if self._lent:
+            return math.inf
+        if self._starving_since == math.inf and self._starving():
+            self._starving_since = _monotonic()
+        return self._starving_since + _LEND_AFTER_S
+
+    def attend(self, now: float) -> None:
+        """Lend the slot, or take it back, if it is time to."""
+        if self._lent:
+            # Not as soon as the work has found a worker: with every slot taken back while its holder still waits, none
+            # would be left for what that work submits in turn.
+            if not self._session.busy():
+                self._lent = False
+                self._starving_since = math.inf
+                context.leave_blocked()
+        elif not self._starving():
+            self._starving_since = math.inf
+        elif self._starving_since == math.inf:
+            self._starving_since = now
+        elif now >= self._starving_since + _LEND_AFTER_S:
+            self._lent = True
+            context.enter_blocked()
+
+    def _starving(self) -> bool:
+        return any(pool.shell.starving for pool in list(self._session.pools.values()))

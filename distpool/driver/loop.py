@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
 from distpool.driver.interrupts import shield
+from distpool.driver.lending import Lending
 from distpool.driver.links import STREAM_MESSAGES
 from distpool.driver.output import TaskOutput
 from distpool.wire import codec, scheduler_to_driver, worker_to_driver
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 #: How long the connection of a worker that is gone is kept for its last words.
 _HANG_UP_AFTER_S = 0.1
-#: In a worker: for how long nested work may find no worker before this one lends its slot.
-_LEND_AFTER_S = 0.03
 #: How soon this thread looks again whether somebody still leads, at first and at most.
 _ASIDE_S = 0.002
 _LONGEST_ASIDE_S = 0.5
@@ -65,8 +64,7 @@ class Loop:
         self._bell = Doorbell(session.node.sentinel if session.node is not None else -1)
         self._leader_bell = Doorbell()
         self._aside = False
-        self._starving_since = math.inf
-        self._lent = False
+        self._lending = Lending(session)
         self._sleeps_until = 0.0
         self._hang_ups: deque[tuple[float, bytes, str]] = deque()
         self._later: deque[Callable[[], None]] = deque()
@@ -241,7 +239,7 @@ class Loop:
                     settled = pool.shell.handle(pool.shell.on_time, now)
                 session.settle(settled)
         if session.worker is not None:
-            self._lend_when_starving(now)
+            self._lending.attend(now)
         while self._hang_ups and self._hang_ups[0][0] <= now:
             session.hang_up(*self._hang_ups.popleft()[1:])
         while self._later:
@@ -249,36 +247,13 @@ class Loop:
         session.finalized.attend()
         session.run_callbacks()
 
-    def _lend_when_starving(self, now: float) -> None:
-        """In a worker: its task may wait for nested work in ways that cannot be seen from here (``as_completed``, an
-        event, another thread).  Work that finds no worker for a while gets this worker's slot until all of it is done,
-        so none of these ways can deadlock; if the task does not wait at all, there is one busy process more meanwhile.
-        """
-        from distpool.worker import context
-
-        if self._lent:
-            # Not as soon as the work has found a worker: with every slot taken back while its holder still waits, none
-            # would be left for what that work submits in turn.
-            if not self._session.busy():
-                self._lent = False
-                self._starving_since = math.inf
-                context.leave_blocked()
-        elif not any(pool.shell.starving for pool in list(self._session.pools.values())):
-            self._starving_since = math.inf
-        elif self._starving_since == math.inf:
-            self._starving_since = now
-        elif now >= self._starving_since + _LEND_AFTER_S:
-            self._lent = True
-            context.enter_blocked()
-
     def _timeout_s(self) -> float | None:
         session = self._session
         deadlines = [self._hang_ups[0][0]] if self._hang_ups else []
-        if session.worker is not None and not self._lent:
-            if self._starving_since == math.inf and any(pool.shell.starving for pool in list(session.pools.values())):
-                self._starving_since = _monotonic()
-            deadlines.append(self._starving_since + _LEND_AFTER_S)
         with session.lock:
+            # Under the lock: what changes from now on finds in ``_sleeps_until`` whether this thread must be woken.
+            if session.worker is not None:
+                deadlines.append(self._lending.deadline())
             for pool in session.pools.values():
                 deadline = pool.shell.next_deadline()
                 if deadline is not None:

@@ -7,16 +7,44 @@ import os
 import signal
 import threading
 import weakref
+from types import SimpleNamespace, TracebackType
 
 import pytest
 
 import distpool
 from distpool import DistExecutor
 from distpool.driver.current import current_session
+from distpool.driver.loop import Loop
 
 
 class Given:
     """An argument of an initializer."""
+
+
+class Contended:
+    """A lock that another thread always gets first: ``meanwhile`` is what that does under it."""
+
+    def __init__(self) -> None:
+        self.meanwhile = lambda: None
+
+    def __enter__(self) -> None:
+        self.meanwhile()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        pass
+
+
+class Waits:
+    """A channel on which nothing arrives; keeps for how long it was waited on."""
+
+    link_events = ()
+
+    def __init__(self) -> None:
+        self.timeouts: list[float | None] = []
+
+    def wait(self, timeout_s: float | None, bell: object) -> tuple[int, ...]:
+        self.timeouts.append(timeout_s)
+        return ()
 
 
 def driver_thread() -> threading.Thread | None:
@@ -122,3 +150,32 @@ def test_a_node_that_is_killed_while_nobody_watches_is_replaced() -> None:
         os.sched_yield()
     with DistExecutor(1) as executor:
         assert executor.submit(abs, -2).result() == 2
+
+
+def test_nested_work_that_begins_to_starve_while_the_thread_is_about_to_sleep_wakes_it() -> None:
+    """The thread had seen that nothing starved, waited for the lock, and then slept for ever: a task that waited for
+    nested work through ``as_completed`` never lent its slot."""
+    shell = SimpleNamespace(starving=False, busy=True, next_deadline=lambda: None)
+    session = SimpleNamespace(
+        node=None,
+        worker=SimpleNamespace(),
+        lock=Contended(),
+        channel=Waits(),
+        pools={"pool": SimpleNamespace(shell=shell)},
+        finalized=SimpleNamespace(attend=lambda: None),
+        has_callbacks=lambda: False,
+        run_callbacks=lambda: None,
+    )
+    loop = Loop(session)  # type: ignore[arg-type]
+
+    def submit() -> None:
+        shell.starving = True
+        loop.note_deadline(0.0)
+
+    session.lock.meanwhile = submit
+    try:
+        loop._turn()
+        (timeout_s,) = session.channel.timeouts
+        assert timeout_s is not None or loop._bell.wait(0.0)
+    finally:
+        loop.stop()

@@ -115,6 +115,8 @@ class _Loop(Loop):
         self._clock = clock
         self._woken = False
         self._bell.ring = self.wake  # type: ignore[method-assign]
+        # Its worker says by itself that it waits.
+        self._lending.attend = lambda now: None  # type: ignore[method-assign]
         self.timer = Timer(clock, self._deadline, self._work_off)
 
     def start(self) -> None:
@@ -147,9 +149,6 @@ class _Loop(Loop):
     def do_later(self, action: Any) -> None:
         super().do_later(action)
         self.wake()
-
-    def _lend_when_starving(self, now: float) -> None:
-        """Its worker says by itself that it waits."""
 
     def _deadline(self) -> float | None:
         deadlines = [pool.shell.next_deadline() for pool in self._session.pools.values()]
