@@ -48,6 +48,7 @@ class BalancedMap:
         self._over = threading.Event()
         self._exhausted = False
         self._stopped = False
+        self._killed = False
         self._runs_in = 0
         self._thread: threading.Thread | None = None
         #: Told the outcome, if the map runs in a thread of its own.
@@ -70,6 +71,7 @@ class BalancedMap:
 
     def kill(self) -> None:
         """Submit no more, and end what was submitted."""
+        self._killed = True
         self.stop()
         kill_calls(list(self._futures))
 
@@ -157,6 +159,8 @@ class BalancedMap:
             self._news.set()
 
         future.add_done_callback(note)
+        if self._killed:  # while this one was being submitted
+            kill_calls((future,))
 
 
 def _nothing(success: bool, value: Any) -> None:

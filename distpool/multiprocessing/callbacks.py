@@ -21,21 +21,34 @@ class CallbackThread:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[ApplyResult | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False
         self._expected = 0
         self._closing = False
         self._quiet = False
 
     def expect(self) -> None:
-        """A call with a callback is being made: exactly one ``put`` will follow."""
+        """A call with a callback is being made: exactly one ``put`` or ``expect_no_more`` will follow.
+
+        :raises RuntimeError: when the system lets no thread be started; nothing is expected then.
+        """
         with self._lock:
+            # It may have ended because the pool was closed by another thread, which was faster than this call.
+            if self._thread is None or self._ended:
+                thread = threading.Thread(target=self._run, name="distpool-callbacks", daemon=True)
+                thread.start()
+                self._thread = thread
+                self._ended = False
             self._expected += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="distpool-callbacks", daemon=True)
-                self._thread.start()
 
     def put(self, result: ApplyResult) -> None:
         """All tasks of a call are done."""
         self._queue.put(result)
+
+    def expect_no_more(self) -> None:
+        """The call that was being made has failed."""
+        with self._lock:
+            self._expected -= 1
+        self._queue.put(None)
 
     def close(self, quiet: bool = False) -> None:
         """No more calls will be made; end when the last expected one is done.
@@ -67,4 +80,5 @@ class CallbackThread:
                 result = None
             with self._lock:
                 if self._closing and self._expected == 0:
+                    self._ended = True
                     return

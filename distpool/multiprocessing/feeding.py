@@ -14,6 +14,7 @@ call ``close``, ``join`` and look at the results only then; then only tasks that
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections import deque
@@ -107,8 +108,10 @@ class Feed:
 
     def _wait_for_room(self) -> bool:
         """False when the pool was terminated."""
-        while not self._stopped:
+        while True:
             with self._changed:
+                if self._stopped:
+                    return False
                 if not self._lifted:
                     if self._ahead < self._limit:
                         return True
@@ -123,7 +126,6 @@ class Feed:
                 oldest.exception()
             except CancelledError:
                 pass
-        return False
 
     def _add(self, future: Future[Any]) -> None:
         self._submitted += 1
@@ -199,9 +201,22 @@ class Feed:
     def abandon(self) -> None:
         """Nobody will take results any more: let the tasks run, and drop what comes."""
         with self._changed:
-            self._abandoned = self._lifted = True
-            self._items.clear()
-            self._changed.notify_all()
+            self._abandon()
+
+    def abandon_unattended(self) -> None:
+        """The same from a finalizer, which runs at any moment, also in a thread that holds the lock."""
+        if not self._changed.acquire(blocking=False):
+            _thread.start_new_thread(self.abandon, ())
+            return
+        try:
+            self._abandon()
+        finally:
+            self._changed.release()
+
+    def _abandon(self) -> None:
+        self._abandoned = self._lifted = True
+        self._items.clear()
+        self._changed.notify_all()
 
     def join(self) -> None:
         """Wait until the iterable has been consumed, unless this is the thread that does it."""
@@ -252,19 +267,31 @@ class Feeds:
         self._closing = False
 
     def start(self, feed: Source) -> None:
-        """Run ``feed`` in a thread of its own."""
-        with self._lock:
-            self._feeds.add(feed)
-        feed.start(self._over)
+        """Run ``feed`` in a thread of its own.
+
+        :raises RuntimeError: when the system lets no thread be started.
+        """
+        self._add(feed)
+        try:
+            feed.start(self._over)
+        except BaseException:
+            self._over(feed)
+            raise
 
     def run(self, feed: S, run: Callable[[S], T]) -> T:
         """The same in this thread, by ``run``, whose result is returned."""
-        with self._lock:
-            self._feeds.add(feed)
+        self._add(feed)
         try:
             return run(feed)
         finally:
             self._over(feed)
+
+    def _add(self, feed: Source) -> None:
+        with self._lock:
+            self._feeds.add(feed)
+            closing = self._closing
+        if closing:  # by another thread, while the call was being made
+            feed.lift()
 
     def close(self) -> None:
         """No more will be started; shut the pool down as soon as the last is over."""

@@ -25,7 +25,7 @@ class IMapIterator(StandardIMapIterator):  # type: ignore[type-arg]
         self._pool: Pool | None = pool
         self._feed = feed
         # One that is dropped before its end must not keep the feed waiting for somebody to take results.
-        weakref.finalize(self, feed.abandon).atexit = False
+        weakref.finalize(self, feed.abandon_unattended).atexit = False
 
     def __iter__(self) -> IMapIterator:
         return self

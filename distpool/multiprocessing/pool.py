@@ -235,7 +235,7 @@ class Pool(StandardPool):
             result = FedMapResult(self, True, callback, error_callback)
             balanced = self._balanced(func, items, starred)
             balanced.conclude, result.kill_feed = result.conclude, balanced.kill
-            self._feeds.start(balanced)
+            result.begin(lambda: self._feeds.start(balanced))
             return result
         if chunksize is None:
             chunksize = usual_size(len(items), self._processes)
@@ -251,7 +251,7 @@ class Pool(StandardPool):
             result = FedMapResult(self, chunked, callback, error_callback)
             feed = Feed(calls, submit, _MOST_FUTURES, in_order=True)
             result.kill_feed = feed.kill
-            self._feeds.start(feed)
+            result.begin(lambda: self._feeds.start(feed))
             threading.Thread(target=collect, args=(feed, result), name="distpool-map", daemon=True).start()
             return result
         futures = MapResult(self, chunked, callback, error_callback)

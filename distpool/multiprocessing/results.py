@@ -181,13 +181,15 @@ class MapResult(ApplyResult, StandardMapResult):  # type: ignore[type-arg]
             self._conclude(True, [])
 
     def _collect(self, deadline: float | None) -> None:
+        # Before the look whether another thread has collected them: that takes them away last.
+        futures = self._futures
         if self._collected:
             return
         # Chunk by chunk, so that unpickling the first ones overlaps with running the later ones.
         chunked = self.chunked
         values: list[Any] = []
         failure: BaseException | None = None
-        for future in self._futures:
+        for future in futures:
             success, value = outcome(future, deadline)
             if not success:
                 # The first one counts, but the call is only over when all of its tasks are.
@@ -211,10 +213,18 @@ class FedMapResult(MapResult):
     ) -> None:
         super().__init__(pool, chunked, callback, error_callback)
         self._event = threading.Event()
-        pool.callbacks.expect()
         self._callbacks = pool.callbacks
         #: Ends the feed and its tasks.
         self.kill_feed: Callable[[], None] = _nothing
+
+    def begin(self, start: Callable[[], None]) -> None:
+        """Call ``start``, which sees to it that the result is concluded, unless it raises."""
+        self._callbacks.expect()
+        try:
+            start()
+        except BaseException:
+            self._callbacks.expect_no_more()
+            raise
 
     def kill(self) -> None:
         """End the tasks, also those that run, and submit no more."""
