@@ -112,7 +112,7 @@ class PoolCore:
 
     def next_deadline(self) -> float | None:
         """When ``on_time`` must be called at the latest."""
-        return min(self._deadlines.values()) if self._deadlines else None
+        return min(self._deadlines.values(), default=None)
 
     # -- events -------------------------------------------------------------------------------------------------
 

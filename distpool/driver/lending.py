@@ -40,16 +40,18 @@ class Lending:
     ways can deadlock; if the task does not wait at all, there is one busy process more meanwhile.
 
     Used by the loop's thread.
+
+    :ivar lent: whether the slot is lent.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._starving_since = math.inf
-        self._lent = False
+        self.lent = False
 
     def deadline(self) -> float:
         """When ``attend`` must be called (caller holds the session's lock, under which work begins to starve)."""
-        if self._lent:
+        if self.lent:
             return math.inf
         if self._starving_since == math.inf and self._starving():
             self._starving_since = _monotonic()
@@ -57,20 +59,22 @@ class Lending:
 
     def attend(self, now: float) -> None:
         """Lend the slot, or take it back, if it is time to."""
-        if self._lent:
+        with self._session.lock:
+            starving = not self.lent and self._starving()
+        if self.lent:
             # Not as soon as the work has found a worker: with every slot taken back while its holder still waits, none
             # would be left for what that work submits in turn.
             if not self._session.busy():
-                self._lent = False
+                self.lent = False
                 self._starving_since = math.inf
                 context.leave_blocked()
-        elif not self._starving():
+        elif not starving:
             self._starving_since = math.inf
         elif self._starving_since == math.inf:
             self._starving_since = now
         elif now >= self._starving_since + _LEND_AFTER_S:
-            self._lent = True
+            self.lent = True
             context.enter_blocked()
 
     def _starving(self) -> bool:
-        return any(pool.shell.starving for pool in list(self._session.pools.values()))
+        return any(pool.shell.starving for pool in self._session.pools.values())

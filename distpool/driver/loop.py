@@ -61,6 +61,8 @@ class Loop:
         self._leading = threading.Lock()
         self._leads = 0
         self._leader = 0
+        #: One for each done-callback that waits, in this thread, and signal handler, in the thread that leads.
+        self._inner_waits: list[None] = []
         self._bell = Doorbell(session.node.sentinel if session.node is not None else -1)
         self._leader_bell = Doorbell()
         self._aside = False
@@ -99,71 +101,97 @@ class Loop:
 
     def hang_up_later(self, peer: bytes, node: str = "") -> None:
         """Close a connection once its last words must have arrived, and see to what the worker has left (``node``: see
-        ``Session.hang_up``)."""
+        ``Session.hang_up``; caller holds the session's lock)."""
         self._hang_ups.append((_monotonic() + _HANG_UP_AFTER_S, peer, node))
+        self.note_deadline(self._hang_ups[-1][0])
 
     def wake(self) -> None:
         """Have the thread look at what was left to it (may be called from finalizers)."""
         self._bell.ring()
 
     def wake_leader(self) -> None:
-        """Futures were settled: the thread that leads, if it is not the caller, may be waiting for one of them."""
+        """Futures were settled: another thread that leads, or a callback in this one, may wait for one of them."""
         if self._leader and self._leader != threading.get_ident():
             self._leader_bell.ring()
+        if self._inner_waits and not self.is_current():
+            self.wake()
 
     def notice(self, text: str) -> None:
         """Have a line shown on standard error, once."""
         self._output.take(worker_to_driver.Notice(text), "")
 
     def note_deadline(self, deadline: float | None) -> None:
-        """A pool has a new deadline: make sure that the thread does not sleep past it."""
-        if deadline is not None and deadline < self._sleeps_until and not self.is_current():
+        """Something happened to a pool, which may have a new deadline: the thread must not sleep past that, nor anybody
+        wait for what has happened."""
+        if self._inner_waits:
+            self.wake_leader()
+            return
+        past_it = deadline is not None and deadline < self._sleeps_until
+        if (past_it or (self._lending.lent and not self._session.busy())) and not self.is_current():
             self.wake()
 
     def lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Serve the channel in the caller's thread until ``is_done()``; False when that is not to be had here, because
         the time ran out or somebody else leads: the caller then waits in another way."""
-        me = threading.get_ident()
-        if me == self._ident:
-            # A done-callback waits for further work: nobody but this thread may be there to bring it.
-            while not is_done():
-                if self._stopping or (deadline is not None and deadline <= _monotonic()):
-                    return False
-                self._turn(deadline)
-            return True
-        channel = self._session.channel
+        if self.serves():
+            return self._wait_within(is_done, deadline)
         with shield:
             if not self._leading.acquire(blocking=False):
                 return False
             began = _monotonic()
             try:
                 self._leads += 1
-                self._leader = me
-                while not is_done():
-                    remaining = None if deadline is None else deadline - _monotonic()
-                    if self._stopping or (remaining is not None and remaining <= 0):
-                        return False
-                    lifted = shield.lift()
-                    try:
-                        ready = channel.wait(remaining, self._leader_bell)
-                    finally:
-                        shield.lower(lifted)
-                    if ready:
-                        self.serve(ready)
-                return True
+                self._leader = threading.get_ident()
+                return self._lead(is_done, deadline)
             finally:
                 self._leader = 0
                 self._leading.release()
                 if self._aside and (_monotonic() - began > _LONG_LEAD_S or self._session.busy()):
                     self._bell.ring()
 
+    def serves(self) -> bool:
+        """Whether the others rely on the caller's thread, which must go on serving while it waits: this one (in a
+        done-callback) or the one that leads (in a signal handler)."""
+        return self.is_current() or self._leader == threading.get_ident()
+
+    def _wait_within(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        self._inner_waits.append(None)
+        try:
+            if not self.is_current():
+                with shield:
+                    self.serve()  # what the wait that was interrupted may have been told of
+                    return self._lead(is_done, deadline)
+            while not is_done() and not self._stopping and (deadline is None or deadline > _monotonic()):
+                self._turn(deadline)
+            return is_done()
+        finally:
+            self._inner_waits.pop()
+
+    def _lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        while not is_done():
+            remaining = None if deadline is None else deadline - _monotonic()
+            if self._stopping or (remaining is not None and remaining <= 0):
+                return False
+            lifted = shield.lift()
+            try:
+                ready = self._session.channel.wait(remaining, self._leader_bell)
+            finally:
+                shield.lower(lifted)
+            if ready:
+                self.serve(ready)
+        return True
+
     def _run(self) -> None:
         self._ident = threading.get_ident()
         try:
             while not self._stopping:
                 self._turn()
+                if self._leading.locked():
+                    self._stand_aside()
+                    self._work_off()
                 if self._retires():
                     return
+            self._session.run_callbacks()  # of what was settled a moment ago
         except Exception as error:
             # A defect, or memory ran out: whoever waits must hear of it, and nobody else is left to say so.
             self._session.lifeline.on_failure(error)
@@ -180,9 +208,6 @@ class Loop:
         self._sleeps_until = 0.0
         # Before standing aside too: the bell that ended the wait may have rung for this work, and it rings once.
         self._work_off()
-        if self._leading.locked():
-            self._stand_aside()
-            self._work_off()
 
     def _retires(self) -> bool:
         """Whether there is nothing left to do; the thread must then end.
@@ -249,9 +274,9 @@ class Loop:
 
     def _timeout_s(self) -> float | None:
         session = self._session
-        deadlines = [self._hang_ups[0][0]] if self._hang_ups else []
         with session.lock:
             # Under the lock: what changes from now on finds in ``_sleeps_until`` whether this thread must be woken.
+            deadlines = [self._hang_ups[0][0]] if self._hang_ups else []
             if session.worker is not None:
                 deadlines.append(self._lending.deadline())
             for pool in session.pools.values():

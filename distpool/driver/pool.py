@@ -171,6 +171,7 @@ class WorkerPool:
                 future._state = CANCELLED_AND_NOTIFIED
             callbacks = future.settle(CANCELLED_AND_NOTIFIED, due=self._session.due)
             self._session.attend_to_dependents()
+        self._session.loop.wake_leader()
         if callbacks:
             future.run_callbacks()
         self.shell.react(None)

@@ -347,8 +347,8 @@ class Session:
         """Block until the event is set, lending this worker's slot if this is a worker."""
         if event.is_set():
             return True
-        if self.loop.is_current():
-            # A done-callback waits, and nobody else may be there to bring what it waits for.
+        if self.loop.serves():
+            # Nobody else may be there to bring what it waits for.
             return self.loop.lead(event.is_set, None if timeout_s is None else _monotonic() + timeout_s)
         with self._lending():
             return event.wait(timeout_s)
