@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 
+import distpool.joblib
 from distpool import DistExecutor
 from distpool.driver.current import current_session
+from distpool.driver.future import DistFuture
 
 
 class Recording(DistExecutor):
@@ -110,3 +113,38 @@ def test_the_end_of_a_pool_does_not_wait_for_calls_of_a_map_that_was_dropped(
     monkeypatch.undo()
     executor.kill_workers()
     executor.shutdown()
+
+
+@pytest.mark.fresh_session
+@pytest.mark.leaks("processes", "descriptors", "threads", "shared memory")  # joblib's workers are kept
+@pytest.mark.filterwarnings("ignore:.*tasks which (were|are) still being processed")
+@pytest.mark.parametrize("managed", [False, True])
+def test_calls_of_joblib_collected_under_the_lock_are_ended(
+    gate: str, quiet_collector: None, monkeypatch: pytest.MonkeyPatch, managed: bool
+) -> None:
+    futures: list[DistFuture[Any]] = []
+    note = futures.append
+    submit = distpool.joblib._Workers.submit
+
+    def record(workers: Any, batch: Any) -> Any:
+        future = submit(workers, batch)
+        note(future)
+        return future
+
+    monkeypatch.setattr(distpool.joblib._Workers, "submit", record)
+    parallel = joblib.Parallel(n_jobs=2, backend="distpool", return_as="generator", batch_size=1)
+    if managed:
+        parallel.__enter__()
+    results = parallel(joblib.delayed(pass_or_wait)(gate, number) for number in range(40))
+    assert next(results) == 0
+    in_cycle(results)
+    del results, parallel
+    # joblib wants to abort in the thread that has called it.
+    lock = current_session().lock
+    assert lock.acquire(timeout=20)
+    try:
+        gc.collect()
+    finally:
+        lock.release()
+    concurrent.futures.wait(futures)
+    assert all(future.cancelled() or future.exception() is not None for future in futures[3:])
