@@ -34,6 +34,7 @@ from joblib.parallel import (
 
 from distpool import joblib_discovery, joblib_memmaps
 from distpool.executor import PoolSlot, checked_spec
+from distpool.ordered_map import kill_calls
 from distpool.task_options import current
 
 if TYPE_CHECKING:
@@ -151,10 +152,13 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """End what this call has under way.  Other calls that share the pool go on undisturbed."""
-        if self._workers is not None:
-            self._workers.abort()
-            self._workers = None
-        if ensure_ready:
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.abort()
+            if ensure_ready and _usable(workers.slot):
+                # The way through ``configure`` takes locks, and this may be a finalizer.
+                self._workers = _Workers(workers.slot)
+        if ensure_ready and self._workers is None:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel, **self.parallel._backend_kwargs)
 
     def terminate(self) -> None:
@@ -210,12 +214,12 @@ class _Workers:
     """What one ``Parallel`` call has running in a pool that it may share with others."""
 
     def __init__(self, slot: PoolSlot) -> None:
-        self._slot = slot
+        self.slot = slot
         self._under_way: set[Any] = set()
         self.progress = _Progress()
 
     def submit(self, batch: Callable[[], Any]) -> Future[Any]:
-        pool = self._slot.open()
+        pool = self.slot.open()
         try:
             with joblib_memmaps.by_file_name():
                 future: Any = pool.submit(batch, (), {}, current())
@@ -226,10 +230,11 @@ class _Workers:
         return future  # type: ignore[no-any-return]
 
     def abort(self) -> None:
-        futures = list(self._under_way)
-        # What waits goes first, or it would take the place of what is stopped.
-        for future in [future for future in futures if not future.cancel()]:
-            future.kill()
+        # Left to another thread: joblib aborts a generator of results that is collected in its finalizer, which runs
+        # at any moment, perhaps under the very lock that ending calls needs.
+        pool = self.slot.pool
+        if pool is not None:
+            pool.leave(functools.partial(kill_calls, list(self._under_way)))
 
 
 class _Progress:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -66,7 +67,7 @@ def ordered_map(
     :param chunked: a future's result is a list, of which each element is a result.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    futures: deque[Future[Any]] = deque()
+    futures = _Ahead()
     upcoming = iter(inputs)
     try:
         for item in itertools.islice(upcoming, buffersize):
@@ -77,14 +78,38 @@ def ordered_map(
     except BaseException:
         _cancel(futures)
         raise
-    if buffersize is None:
-        # The iterator of results must not keep the executor alive: dropping the executor lets its workers end.
-        return _results(futures, None, deadline, chunked)
-    return _results(futures, map(submit, upcoming), deadline, chunked)
+    # The iterator of results must not keep the executor alive: dropping the executor lets its workers end.
+    further = None if buffersize is None else map(submit, upcoming)
+    results = _results(futures, further, deadline, chunked)
+    # With a callback: a reference without one may be cut only after the finalizer has run.
+    futures.taker = weakref.ref(results, _ignore)
+    return results
+
+
+class _Ahead(deque[Future[Any]]):
+    """The calls of one ``map`` whose results have not been taken.
+
+    :ivar taker: the iterator that takes them; cut once that is being finalized.
+    """
+
+    taker: weakref.ref[Any]
+
+    def cancel(self) -> None:
+        """Nobody will take them."""
+        if self.taker() is not None:
+            _cancel(self)
+            return
+        # This is a finalizer, which runs at any moment, perhaps under the very lock that cancelling needs.
+        for future in self:
+            getattr(future, "cancel_later", future.cancel)()
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _results(
-    futures: deque[Future[Any]], further: Iterator[Future[Any]] | None, deadline: float | None, chunked: bool
+    futures: _Ahead, further: Iterator[Future[Any]] | None, deadline: float | None, chunked: bool
 ) -> Iterator[Any]:
     # Neither a future nor a result may stay in a local variable across a ``yield``: the consumer decides how long
     # results live.
@@ -104,7 +129,7 @@ def _results(
             else:
                 yield _take(futures, deadline)
     finally:
-        _cancel(futures)
+        futures.cancel()
 
 
 def _take(futures: deque[Future[Any]], deadline: float | None) -> Any:

@@ -96,6 +96,11 @@ class DistFuture(Future[T]):
             return self.cancelled()
         return True
 
+    def cancel_later(self) -> None:
+        """As ``cancel``, a moment later in another thread; for finalizers."""
+        if self._state == PENDING:
+            self._pool.leave(self.cancel)
+
     def kill(self) -> bool:
         """End the task, also while it runs; its future gets ``TaskKilledError``.  No other task is harmed.
 

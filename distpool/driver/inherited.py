@@ -6,6 +6,7 @@ block or dropping it is fine, and new pools are the child's own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from distpool.driver.future import DistFuture
@@ -29,6 +30,9 @@ class InheritedPool(WorkerPool):
 
     def kill_task(self, future: DistFuture[Any]) -> bool:
         return False
+
+    def leave(self, end: Callable[[], object]) -> None:
+        pass
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         pass

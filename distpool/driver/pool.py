@@ -185,6 +185,11 @@ class WorkerPool:
         self.shell.react(lambda now, effects: self.shell.core.on_killed(task, now, effects))
         return True
 
+    def leave(self, end: Callable[[], object]) -> None:
+        """Have ``end``, which ends calls of this pool, called by another thread; for finalizers, which run at any
+        moment, perhaps under the session's lock."""
+        self._session.finalized.leave(end)
+
     def kill_nested(self, attempt: int) -> None:
         """End what was submitted by that attempt of the worker that this process is."""
         with self._lock:
@@ -226,6 +231,7 @@ class WorkerPool:
         A share of somebody else's pool stays open, since later tasks in this process may use it, too: its idle workers
         go when the owner, or anybody else, wants them.
         """
+        self._session.finalized.end_calls()
         if not self.owned:
             self._settle_share(wait, cancel_futures)
             return

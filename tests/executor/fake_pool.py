@@ -107,6 +107,9 @@ class FakePool:
             if wait and not future.done():
                 future.run()
 
+    def leave(self, end: Callable[[], object]) -> None:
+        end()
+
     def abandon(self) -> None:
         self.closed = True
         self.story.append("abandon")
