@@ -5,7 +5,8 @@ can open them after that, yet programs pass them to pools all the time (``tqdm``
 has a connection, and the owner has a thread, for each such pair: so recursive locks, which belong to threads, keep
 their meaning.  An operation costs a round trip (some ten microseconds) instead of a system call.
 
-A lock whose holder dies is released, where the standard library's would be locked for ever.
+A lock whose holder dies is released, where the standard library's would be locked for ever; and what a process would
+have got that died, or gave up, while it waited for a semaphore goes to another.
 """
 
 from __future__ import annotations
@@ -43,23 +44,44 @@ def serve(connection: socket.socket, semlock: Any, mutex: bool) -> None:
     :param mutex: whoever acquired it is meant to release it, so a holder that dies releases it.
     """
     held = 0
+    granted = 0  # by the last answer
+    unknown = 0  # of that, what the client never learnt of
     farewell = False
     try:
         while True:
             operation, block, timeout_s = _REQUEST.unpack(receive_exactly(connection, _REQUEST.size))
+            granted = 0
             if operation == _GOODBYE:
                 farewell = True
                 return
             error, value = _perform(semlock, operation, bool(block), None if math.isnan(timeout_s) else timeout_s)
             if error == 0:
                 held += {_ACQUIRE: value, _RELEASE: -1}.get(operation, 0)
+                granted = value if operation == _ACQUIRE else 0
+            if granted and _hung_up(connection):
+                raise BrokenPipeError
             connection.sendall(_REPLY.pack(error, value))
+    except OSError:
+        # The last answer could not be sent, or (connection reset) was not read.
+        unknown = granted
+        raise
     finally:
         # A recursive lock belongs to this thread, so nobody else can ever release it.  A plain one may legally be
         # released by somebody else after its holder left in good order.
-        if semlock.kind == RECURSIVE_MUTEX or (mutex and not farewell):
-            for _ in range(held):
-                semlock.release()
+        taken_back = held if semlock.kind == RECURSIVE_MUTEX or (mutex and not farewell) else unknown
+        for _ in range(taken_back):
+            semlock.release()
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the client left while it waited for an answer, before which it sends nothing more.
+
+    An answer can still be sent to one that is reached through a relay, so sending alone does not tell.
+    """
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def _perform(semlock: Any, operation: bytes, block: bool, timeout_s: float | None) -> tuple[int, int]:

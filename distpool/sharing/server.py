@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from distpool.sharing import reach
 
@@ -29,12 +29,15 @@ USE_CONNECTION = b"C"
 
 _UCRED = struct.Struct("3i")
 
+_Entry = TypeVar("_Entry")
+
 
 class Server:
     """Serves the entries of this process; starts its thread with the first one."""
 
     def __init__(self) -> None:
-        # Finalizers call ``remove``, and may run wherever memory is taken, also under the lock.
+        # Finalizers call ``remove``, and may run wherever memory is taken: under the lock too, and in any other thread,
+        # so nothing is waited for under it.
         self._lock = threading.RLock()
         self._listener: socket.socket | None = None
         self._address = ""
@@ -43,18 +46,11 @@ class Server:
 
     def add_descriptor(self, fd: int | Callable[[], int]) -> tuple[str, bytes]:
         """Serve a duplicate of ``fd``, or what it gives when called, until ``remove``; returns address and key."""
-        duplicate = os.dup(fd) if isinstance(fd, int) else fd
-        key = os.urandom(KEY_BYTES)
-        with self._lock:
-            self._descriptors[key] = duplicate
-            return self._start(), key
+        return self._add(self._descriptors, os.dup(fd) if isinstance(fd, int) else fd)
 
     def add_semaphore(self, serve: Callable[[socket.socket], None]) -> tuple[str, bytes]:
         """Serve a semaphore until ``remove``: ``serve`` is called with each connection, in a thread of its own."""
-        key = os.urandom(KEY_BYTES)
-        with self._lock:
-            self._semaphores[key] = serve
-            return self._start(), key
+        return self._add(self._semaphores, serve)
 
     def remove(self, keys: list[bytes]) -> None:
         """Serve these no longer (to new connections); with the last entry, the thread ends."""
@@ -72,24 +68,46 @@ class Server:
             # The accepting thread is woken by this, and closes it; closing alone would leave it asleep.
             listener.shutdown(socket.SHUT_RDWR)
 
-    def _start(self) -> str:
-        if self._listener is None:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _add(self, entries: dict[bytes, _Entry], entry: _Entry) -> tuple[str, bytes]:
+        key = os.urandom(KEY_BYTES)
+        started: tuple[socket.socket, str] | None = None
+        while True:
+            with self._lock:
+                # First, since as long as there are entries no finalizer ends the listener.
+                entries[key] = entry
+                if self._listener is None and started is not None:
+                    (self._listener, self._address), started = started, None
+                listens, address = self._listener is not None, self._address
+            if listens:
+                break
+            try:
+                started = self._start()
+            except BaseException:
+                self.remove([key])
+                raise
+        if started is not None:
+            # Another thread was sooner.
+            started[0].shutdown(socket.SHUT_RDWR)
+        return address, key
+
+    def _start(self) -> tuple[socket.socket, str]:
+        """A listener with its thread, and its address.  Not under the lock: the new thread may run a finalizer before
+        it counts as started."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             if sys.platform == "linux":
-                self._address = f"\0distpool-{os.getpid()}-{os.urandom(8).hex()}"
+                address = f"\0distpool-{os.getpid()}-{os.urandom(8).hex()}"
             else:
                 from multiprocessing.util import get_temp_dir
 
-                self._address = os.path.join(get_temp_dir(), f"share-{os.urandom(4).hex()}")
-            listener.bind(self._address)
+                address = os.path.join(get_temp_dir(), f"share-{os.urandom(4).hex()}")
+            listener.bind(address)
             listener.listen(128)
-            try:
-                threading.Thread(target=self._accept, args=(listener,), name="distpool-sharing", daemon=True).start()
-            except RuntimeError:
-                listener.close()
-                raise
-            self._listener = listener
-        return self._address
+            threading.Thread(target=self._accept, args=(listener,), name="distpool-sharing", daemon=True).start()
+        except BaseException:
+            listener.close()
+            raise
+        return listener, address
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
