@@ -145,7 +145,7 @@ class Room:
         if spilled and not segment.used_slots and self.folder.spill is not None:
             self.folder.spill.remove(segment.name)
         for asked in self._waiting:
-            asked.event.set()
+            asked.wake()
 
     def revive(self, slot: Slot) -> bool:
         """Take back a slot that was freed, with what is in it (caller holds the lock)."""
@@ -210,7 +210,7 @@ class Room:
             return None
         asked = link.ask(Asked(), make)
         try:
-            asked.event.wait()
+            asked.wait()
         finally:
             link.forget(asked)
         return asked.answer
@@ -336,7 +336,7 @@ class Room:
         try:
             link.ask(asked, lambda request: MemoryWanted(request, size_bytes))
             crashpoints.reach("store.asked")
-            asked.event.wait()
+            asked.wait()
             crashpoints.reach("store.answered")
         except BaseException:
             with self._lock:
