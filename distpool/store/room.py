@@ -154,10 +154,12 @@ class Room:
     def begin_use(self, slot: Slot) -> None:
         """It must stay where it is for a while (caller holds the lock)."""
         self.busy.add(slot)
+        slot.accessed = True
         slot.segment.last_used = time.monotonic()
 
     def end_use(self, slot: Slot) -> None:
         """The counterpart of ``begin_use``."""
+        slot.accessed = False
         self.busy.discard(slot)
 
     @property
