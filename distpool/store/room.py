@@ -44,6 +44,7 @@ class _Client(Protocol):
         """Segments of the dead in which objects are owned here (caller holds the lock)."""
 
     def describe(self, request: int) -> StoreContents: ...
+    def do_chores(self) -> None: ...
 
 
 class Room:
@@ -198,6 +199,7 @@ class Room:
         """
         with self._lock:
             self.folder.look()
+        self._client.do_chores()
         return self.folder.spill is not None and self.folder.spill.fetch(segment)
 
     def ask_contents(self) -> NodeContents | None:
@@ -232,6 +234,7 @@ class Room:
                 with self._lock:
                     self.folder.look()
                     allowed = self.allowed_bytes
+                self._client.do_chores()
                 if self.folder.facts is None or allowed is None or not self.folder.facts.agent:
                     return None
                 self._link = Link(self.folder.path, self.folder.facts, self._owner, allowed, self)
@@ -248,6 +251,7 @@ class Room:
             used = self.memory.backed_bytes + self._reserved_bytes
             if self.allowed_bytes is not None:
                 self.allowed_bytes = max(self.allowed_bytes, used)
+        self._client.do_chores()
         if self.folder.facts is not None and used > self.folder.facts.free_bytes:
             self.link()
 
@@ -293,6 +297,7 @@ class Room:
                 # Otherwise it could be fetched back before the thread that waits for it has woken up.
                 asked.reserved_bytes = min(asked.wanted_bytes, size_bytes)
                 self._reserved_bytes += asked.reserved_bytes
+        self._client.do_chores()
 
     def on_reclaim(self, round: int) -> tuple[int, StoreReport]:
         """See ``link.Party``."""
@@ -304,11 +309,14 @@ class Room:
             if self.allowed_bytes is not None:
                 self.allowed_bytes -= surplus
             facts = self._spiller.candidates()
+        self._client.do_chores()
         return surplus, StoreReport(round, facts, viewed)
 
     def on_spill(self, name: str) -> tuple[int, str]:
         """See ``link.Party``."""
-        return self._spiller.spill(name)
+        spilled = self._spiller.spill(name)
+        self._client.do_chores()
+        return spilled
 
     def describe(self, request: int) -> StoreContents:
         """See ``link.Party``."""
@@ -336,6 +344,7 @@ class Room:
         with self._lock:
             self._waiting.add(asked)
         try:
+            self._client.do_chores()  # what was let go of while this thread had the lock may be all that is missing
             link.ask(asked, lambda request: MemoryWanted(request, size_bytes))
             crashpoints.reach("store.asked")
             asked.wait()

@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
+from distpool.errors import ObjectLostError
 from distpool.store.client import ObjectStore
+from distpool.store.endings import Endings
+from distpool.store.handles import StoredPacked
 from distpool.store.link import Asked
+from distpool.store.references import ObjectRef
+from distpool.wire.driver_to_worker import Value
+from distpool.wire.objects import Location
 
 LARGE = 4 << 20
 
@@ -104,3 +110,68 @@ def test_waking_at_any_moment_of_waiting_never_waits() -> None:
     while wake_at(moment):
         moment += 1
     assert moment > 1
+
+
+def each_line_under_the_lock(store: ObjectStore, do: Callable[[], None]) -> Callable[..., Any]:
+    """A trace function that calls ``do`` wherever this thread has the store's lock, except to do what is left."""
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and store._lock.locked():
+            above = frame
+            while above is not None and above.f_code is not Endings.do_chores.__code__:
+                above = above.f_back
+            if above is None:
+                do()
+        return trace
+
+    return trace
+
+
+def fail_to_map(store: ObjectStore) -> None:
+    with pytest.raises(ObjectLostError):
+        store.unpack(Value(b"", (Location("w-9.1", "", "w-9.1", 0, LARGE),)))
+
+
+OPERATIONS: dict[str, Callable[[ObjectStore, StoredPacked], object]] = {
+    "store": lambda store, packed: store.pack(b"y" * LARGE),
+    "store again": lambda store, packed: store.pack(b"x" * LARGE),
+    "store a reference": lambda store, packed: store.pack([ObjectRef(packed, store)], by_reference=True),
+    "map": lambda store, packed: store.unpack(packed.value),
+    "fail to map": lambda store, packed: fail_to_map(store),
+    "be granted memory": lambda store, packed: store._room.on_granted(1, None),
+    "give memory back": lambda store, packed: store._room.on_reclaim(1),
+    "spill": lambda store, packed: store._room.on_spill(packed.value.objects[0].segment),
+    "ask": lambda store, packed: store.describe_node(),
+    "change node": lambda store, packed: store.change_node(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_handles_dropped_while_the_lock_is_held_are_not_left_until_the_next_call(tmp_path: Path, name: str) -> None:
+    store = ObjectStore(tmp_path, "d-1")
+    packed = store.pack(b"x" * LARGE)
+    assert isinstance(packed, StoredPacked)
+    handles = [store.hold(packed.value) for _ in range(1000)]
+    before = sys.gettrace()
+    sys.settrace(each_line_under_the_lock(store, lambda: handles.pop().release()))
+    try:
+        result = OPERATIONS[name](store, packed)  # kept: letting go of it would do what is left
+    finally:
+        sys.settrace(before)
+    assert 0 < len(handles) < 1000
+    assert not store._endings._chores
+    del result
+    store.close()
+
+
+def test_a_handle_dropped_while_memory_is_looked_for_is_not_waited_for(tmp_path: Path) -> None:
+    store = full_store(tmp_path, lambda: sys.settrace(None))
+    packed = store.pack(b"x" * LARGE)
+
+    def pack() -> None:
+        # Nobody but the waiting thread could do what was left undone.
+        sys.settrace(each_line_under_the_lock(store, packed.release))
+        store.pack(b"y" * LARGE)
+
+    assert finishes(pack)
+    store.close()
