@@ -121,8 +121,7 @@ class Slot:
         self.entered_bytes = 0
         self.used_bytes = 0
         self.version = 0
-        #: Written or compared by a thread that has not got the lock, at this moment.  Such a thread says so here before
-        #: it looks at the segment's address.
+        #: Written or compared without the lock, at this moment; set before the segment's address is looked at.
         self.accessed = False
 
 
@@ -188,8 +187,7 @@ class SegmentAllocator:
         fd = -1
         slot.accessed = True
         try:
-            address = segment.address
-            if not address:
+            if not (address := segment.address):
                 raise ValueError("the object store of this process was closed meanwhile")
             start_address = address + slot.offset
             if end >= HUGE_PAGE and not slot.backed_bytes:
@@ -378,8 +376,8 @@ class SegmentAllocator:
         # Never twice: by then something else may be mapped at the address.
         self._segments.remove(segment)
         self._empty.pop(segment, None)
-        # The store is closed while another thread stores something: that mapping stays until the process ends.  In this
-        # order: whoever found an address has said before that it would use it.
+        # Closed while another thread stores something: that mapping stays until the process ends.  In this order, since
+        # whoever still found the address had said so before.
         address, segment.address = segment.address, 0
         accessed = any(slot.accessed for slot in segment.slots)
         freed = self._freed.get(segment.slot_bytes, {})
