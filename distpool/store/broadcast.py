@@ -63,8 +63,9 @@ class Copy:
 
     @property
     def address(self) -> int:
-        """Of the copy, in this process."""
-        return self.slot.segment.address + self.slot.offset
+        """Of the copy, in this process; 0 when its store was closed."""
+        address = self.slot.segment.address
+        return address and address + self.slot.offset
 
 
 class Sighting:
@@ -109,6 +110,8 @@ class Broadcast:
         """Whether the buffer's bytes are those of the copy, whose slot the caller keeps from being used again."""
         size = copy.size_bytes
         address, other = sighting.address, copy.address
+        if not other:
+            return False
         if copy.source is not None and copy.source is sighting.source:
             return True
         watched = copy.watched

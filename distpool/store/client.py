@@ -138,6 +138,7 @@ class ObjectStore:
             locations, stored_bytes = self._writer.store(serialized, in_band, handles)
             for reference in serialized.references:
                 locations += self._hold_inner(reference, handles)
+            self.do_chores()
         except BaseException:
             self.drop_later(tuple(handles))
             raise

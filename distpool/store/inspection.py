@@ -41,7 +41,7 @@ def ask_node(folder: str, timeout_s: float) -> tuple[str, NodeContents] | None:
     link = Link(folder, facts, name, 0, _Onlooker())
     try:
         asked = link.ask(Asked(), ContentsWanted)
-        asked.event.wait(timeout_s)
+        asked.wait(timeout_s)
     finally:
         link.close()
     if not isinstance(asked.answer, NodeContents):

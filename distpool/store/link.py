@@ -12,6 +12,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import msgspec
@@ -39,19 +41,30 @@ class Party(Protocol):
 
 
 class Asked:
-    """A question under way; ``event`` is set when ``answer`` is there, or when there is another reason to look.
+    """A question under way.  Whoever asked waits, once, until it is woken: when ``answer`` is there, or when there is
+    another reason to look.
 
     ``wanted_bytes`` is the memory that it is about, ``reserved_bytes`` what is kept for whoever waits for it.
     """
 
-    __slots__ = ("answer", "event", "request", "reserved_bytes", "wanted_bytes")
+    __slots__ = ("_wakes", "answer", "request", "reserved_bytes", "wanted_bytes")
 
     def __init__(self, wanted_bytes: int = 0) -> None:
         self.request = 0
-        self.event = threading.Event()
+        # Not an event: one cannot be set by a finalizer that runs in the midst of waiting for it, or of setting it.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
         self.answer: agent_says.Message | None = None
         self.wanted_bytes = wanted_bytes
         self.reserved_bytes = 0
+
+    def wake(self) -> None:
+        """Have its thread look; may be called from finalizers, in any thread."""
+        self._wakes.put(None)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until there is a reason to look, which there may have been before."""
+        with suppress(Empty):
+            self._wakes.get(timeout=timeout_s)
 
 
 class Link:
@@ -94,7 +107,7 @@ class Link:
         self._asked[asked.request] = asked
         self.say(make(asked.request))
         if self.closed:
-            asked.event.set()
+            asked.wake()
         else:
             self._channel.wake()  # from now on it looks whether the agent lives
         return asked
@@ -139,7 +152,7 @@ class Link:
 
     def _wake_all(self) -> None:
         for asked in list(self._asked.values()):
-            asked.event.set()
+            asked.wake()
 
     def _serve(self, message: agent_says.Message) -> None:
         party = self._party
@@ -166,7 +179,7 @@ class Link:
         asked = self._asked.pop(request, None)
         if asked is not None:
             asked.answer = message
-            asked.event.set()
+            asked.wake()
 
 
 def node_lives(folder: str) -> bool:

@@ -44,6 +44,7 @@ class _Client(Protocol):
         """Segments of the dead in which objects are owned here (caller holds the lock)."""
 
     def describe(self, request: int) -> StoreContents: ...
+    def do_chores(self) -> None: ...
 
 
 class Room:
@@ -145,7 +146,7 @@ class Room:
         if spilled and not segment.used_slots and self.folder.spill is not None:
             self.folder.spill.remove(segment.name)
         for asked in self._waiting:
-            asked.event.set()
+            asked.wake()
 
     def revive(self, slot: Slot) -> bool:
         """Take back a slot that was freed, with what is in it (caller holds the lock)."""
@@ -154,10 +155,12 @@ class Room:
     def begin_use(self, slot: Slot) -> None:
         """It must stay where it is for a while (caller holds the lock)."""
         self.busy.add(slot)
+        slot.accessed = True
         slot.segment.last_used = time.monotonic()
 
     def end_use(self, slot: Slot) -> None:
         """The counterpart of ``begin_use``."""
+        slot.accessed = False
         self.busy.discard(slot)
 
     @property
@@ -196,6 +199,7 @@ class Room:
         """
         with self._lock:
             self.folder.look()
+        self._client.do_chores()
         return self.folder.spill is not None and self.folder.spill.fetch(segment)
 
     def ask_contents(self) -> NodeContents | None:
@@ -210,7 +214,7 @@ class Room:
             return None
         asked = link.ask(Asked(), make)
         try:
-            asked.event.wait()
+            asked.wait()
         finally:
             link.forget(asked)
         return asked.answer
@@ -230,6 +234,7 @@ class Room:
                 with self._lock:
                     self.folder.look()
                     allowed = self.allowed_bytes
+                self._client.do_chores()
                 if self.folder.facts is None or allowed is None or not self.folder.facts.agent:
                     return None
                 self._link = Link(self.folder.path, self.folder.facts, self._owner, allowed, self)
@@ -246,6 +251,7 @@ class Room:
             used = self.memory.backed_bytes + self._reserved_bytes
             if self.allowed_bytes is not None:
                 self.allowed_bytes = max(self.allowed_bytes, used)
+        self._client.do_chores()
         if self.folder.facts is not None and used > self.folder.facts.free_bytes:
             self.link()
 
@@ -291,6 +297,7 @@ class Room:
                 # Otherwise it could be fetched back before the thread that waits for it has woken up.
                 asked.reserved_bytes = min(asked.wanted_bytes, size_bytes)
                 self._reserved_bytes += asked.reserved_bytes
+        self._client.do_chores()
 
     def on_reclaim(self, round: int) -> tuple[int, StoreReport]:
         """See ``link.Party``."""
@@ -302,11 +309,14 @@ class Room:
             if self.allowed_bytes is not None:
                 self.allowed_bytes -= surplus
             facts = self._spiller.candidates()
+        self._client.do_chores()
         return surplus, StoreReport(round, facts, viewed)
 
     def on_spill(self, name: str) -> tuple[int, str]:
         """See ``link.Party``."""
-        return self._spiller.spill(name)
+        spilled = self._spiller.spill(name)
+        self._client.do_chores()
+        return spilled
 
     def describe(self, request: int) -> StoreContents:
         """See ``link.Party``."""
@@ -334,9 +344,10 @@ class Room:
         with self._lock:
             self._waiting.add(asked)
         try:
+            self._client.do_chores()  # what was let go of while this thread had the lock may be all that is missing
             link.ask(asked, lambda request: MemoryWanted(request, size_bytes))
             crashpoints.reach("store.asked")
-            asked.event.wait()
+            asked.wait()
             crashpoints.reach("store.answered")
         except BaseException:
             with self._lock:

@@ -112,7 +112,7 @@ class Slot:
     ``version`` changes whenever what is in it can no longer be relied on.
     """
 
-    __slots__ = ("backed_bytes", "entered_bytes", "offset", "segment", "used_bytes", "version", "written_to")
+    __slots__ = ("accessed", "backed_bytes", "entered_bytes", "offset", "segment", "used_bytes", "version")
 
     def __init__(self, segment: Segment, offset: int) -> None:
         self.segment = segment
@@ -121,8 +121,8 @@ class Slot:
         self.entered_bytes = 0
         self.used_bytes = 0
         self.version = 0
-        #: By a thread that has not got the lock, at this moment.
-        self.written_to = False
+        #: Written or compared without the lock, at this moment; set before the segment's address is looked at.
+        self.accessed = False
 
 
 class SegmentAllocator:
@@ -185,11 +185,11 @@ class SegmentAllocator:
         segment = slot.segment
         backed = min(slot.backed_bytes, end)
         fd = -1
-        slot.written_to = True
+        slot.accessed = True
         try:
-            if not segment.address:
+            if not (address := segment.address):
                 raise ValueError("the object store of this process was closed meanwhile")
-            start_address = segment.address + slot.offset
+            start_address = address + slot.offset
             if end >= HUGE_PAGE and not slot.backed_bytes:
                 fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 backed = self._provide_huge_pages(start_address, fd, end & -HUGE_PAGE)
@@ -211,7 +211,7 @@ class SegmentAllocator:
                     mapped += os.pwrite(fd, piece[mapped:], slot.offset + offset + mapped)
                     crashpoints.reach("store.writing")
         finally:
-            slot.written_to = False
+            slot.accessed = False
             if fd >= 0:
                 os.close(fd)
 
@@ -376,8 +376,10 @@ class SegmentAllocator:
         # Never twice: by then something else may be mapped at the address.
         self._segments.remove(segment)
         self._empty.pop(segment, None)
-        # The store is closed while another thread stores something: that mapping stays until the process ends.
-        written_to = any(slot.written_to for slot in segment.slots)
+        # Closed while another thread stores something: that mapping stays until the process ends.  In this order, since
+        # whoever still found the address had said so before.
+        address, segment.address = segment.address, 0
+        accessed = any(slot.accessed for slot in segment.slots)
         freed = self._freed.get(segment.slot_bytes, {})
         unused = self._unused.get(segment.slot_bytes, {})
         for slot in segment.slots:
@@ -388,9 +390,8 @@ class SegmentAllocator:
                 self.freed_bytes -= slot.backed_bytes
             self.backed_bytes -= slot.backed_bytes
         segment.slots.clear()  # a cycle otherwise
-        if segment.address and not written_to:
-            unmap(segment.address, segment.size_bytes)
-        segment.address = 0
+        if address and not accessed:
+            unmap(address, segment.size_bytes)
         crashpoints.reach("store.removing")
         try:
             os.unlink(segment.path)

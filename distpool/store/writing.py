@@ -1,7 +1,7 @@
 """Puts the pieces of a serialized value into objects: each large buffer into one of its own, which is an existing one
 if the same bytes were stored before; what is small together.
 
-Called by ``client``, which lends its lock.
+Called by ``client``, which lends its lock, and afterwards does what finalizers left meanwhile.
 """
 
 from __future__ import annotations
@@ -171,7 +171,6 @@ class Writer:
                 object_id = self._new_id()
                 self._slots[object_id] = slot
                 self._ownership.add(object_id)
-            self._party.do_chores()
             crashpoints.reach("store.sealed")
             return slot, object_id
         raise AssertionError("unreachable")

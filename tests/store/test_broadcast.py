@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distpool.store import broadcast as broadcast_module
 from distpool.store import memory_watch
 from distpool.store.client import ObjectStore
 from distpool.store.memory_watch import MemoryWatch
@@ -246,3 +247,54 @@ def test_nothing_is_kept_for_good(store):
     for i in range(600):
         store.pack(np.full(70_000, i % 251, "u1") + np.arange(70_000, dtype="u1") * (i // 251)).release()
     assert len(store._writer._broadcast._copies) <= 512
+
+
+@pytest.mark.parametrize("first_closed", ["then compared", "compared meanwhile"])
+def test_closing_while_a_buffer_is_compared_leaves_the_comparison_its_memory(
+    store, tmp_path, monkeypatch, first_closed
+):
+    big = np.random.default_rng(1).random(SIZE // 8)
+    kept = store.pack(big)
+    removed, unmapped = threading.Event(), []
+    closing = threading.Thread(target=store.close)
+    broadcast = store._writer._broadcast
+    real_same, real_compare, real_close = broadcast.same, broadcast_module._memcmp, store._writer.close
+
+    def close() -> None:
+        removed.set()
+        real_close()
+
+    def close_all() -> None:
+        closing.start()
+        assert removed.wait(20)
+
+    def same(sighting, copy):
+        close_all()
+        return real_same(sighting, copy)
+
+    def compare(address, other, size):
+        if not closing.ident:
+            close_all()
+        if not _mapped(other, size):  # a fatal signal otherwise
+            unmapped.append(other)
+            return 1
+        return real_compare(address, other, size)
+
+    monkeypatch.setattr(store._writer, "close", close)
+    monkeypatch.setattr(broadcast_module, "_memcmp", compare)
+    if first_closed == "then compared":
+        monkeypatch.setattr(broadcast, "same", same)
+        with pytest.raises(ValueError, match="closed"):
+            store.pack(big)
+    else:
+        store.pack(big)
+    closing.join()
+    assert not unmapped
+    assert not any(tmp_path.iterdir())
+    kept.release()
+
+
+def _mapped(address: int, size_bytes: int) -> bool:
+    with open("/proc/self/maps", encoding="utf-8") as lines:
+        ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    return any(first <= address and address + size_bytes <= end for first, end in ranges)
