@@ -106,6 +106,9 @@ class Runner:
             self.imports.report()
             self._delays.mark(_clock())
             self.busy = False
+            if self._forwarder.pending:
+                # A thread that a task left may have gathered a line while it still saw this one busy.
+                self._forwarder.flush(unfinished=False)
             # After ``busy``: the watch thread may have taken something in while it still saw this one busy.
             if not pending and (ready := mailbox.channel.wait()):
                 mailbox.drain(ready)
