@@ -324,16 +324,13 @@ class Runner:
                 end_forked_child(error)
             drain_queues()
             answer: Any = SetupFailed(failure.encode_exception(error, self._hidden_codes), failure.summary(error))
-            mailbox.refusing = True
+            mailbox.refuse()
         else:
             if self._forked:
                 end_forked_child()
             answer = SetupDone()
         finally:
             self.running = 0
-        if mailbox.refusing:
-            for key in [key for key in mailbox.pending if key > 0]:
-                mailbox.pending.pop(key, None)
         failure.keep_recursion_limit()
         self._watch.keep_signal()
         self._forwarder.flush()

@@ -6,14 +6,16 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import pytest
 
 from distpool.wire import codec
 from distpool.wire.channel import EVERYTHING
-from distpool.wire.driver_to_worker import Leave, Setup
-from distpool.wire.worker_to_driver import Output
+from distpool.wire.driver_to_worker import Function, Leave, RunTasks, Setup, Task
+from distpool.wire.worker_to_driver import Output, SetupFailed
+from distpool.worker import setup
 from distpool.worker.mailbox import Mailbox
 from distpool.worker.main import WorkerStart
 from distpool.worker.runner import Runner
@@ -93,3 +95,51 @@ def test_what_a_thread_prints_just_before_the_worker_waits_goes_out(
     runner.busy = True
     runner.serve()
     assert seen_by_waiting == [Output(1, "left by a task\n")]
+
+
+class _Lock:
+    """Tells when the main thread asks for it."""
+
+    def __init__(self, on_main_asks: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._on_main_asks = on_main_asks
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._on_main_asks()
+        self._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._lock.release()
+
+
+def test_tasks_that_are_taken_in_while_the_set_up_fails_do_not_run(
+    worker: _Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox, channel = worker.mailbox, worker.channel
+    taking, main_went_on = threading.Event(), threading.Event()
+
+    class Functions(dict[int, Function]):
+        """Taking in stops here: tasks are not refused, and are not there yet."""
+
+        def __setitem__(self, number: int, function: Function) -> None:
+            taking.set()
+            main_went_on.wait()
+            super().__setitem__(number, function)
+
+    def fail(*_: Any) -> None:
+        thread.start()
+        taking.wait()
+        raise ValueError("no such program")
+
+    mailbox.functions = Functions()
+    mailbox._intake = _Lock(main_went_on.set)  # type: ignore[assignment]
+    channel.on_send = main_went_on.set
+    channel.say(RunTasks([Task(2, 1, b"")], [Function(1, b"")]))
+    mailbox.pending[1] = Task(1, 1, b"")
+    thread = threading.Thread(target=mailbox.drain)
+    monkeypatch.setattr(setup, "enter_program", fail)
+    worker.runner._set_up(_SETUP)
+    thread.join()
+    assert isinstance(channel.sent[-1], SetupFailed)
+    assert not mailbox.pending
