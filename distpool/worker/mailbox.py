@@ -59,7 +59,7 @@ class Mailbox:
         #: Functions that have come and that no task has used yet.
         self.functions: dict[int, Function] = {}
         #: Whether the set-up failed: tasks are dropped.
-        self.refusing = False
+        self._refusing = False
         #: Whether the watch thread waits on the channel, the main thread does for an answer, or it leaves that to the
         #: watch thread.
         self.watch_serves = False
@@ -106,7 +106,7 @@ class Mailbox:
             return  # not its driver, or what has been said
         crashpoints.reach_event("worker.heard", message)
         if kind is RunTasks:
-            if self.refusing:
+            if self._refusing:
                 return
             for function in message.functions:
                 self.functions[function.number] = function
@@ -134,6 +134,13 @@ class Mailbox:
             self.on_stream(message)
         else:  # in its turn between the tasks
             self.pending[next(self._controls)] = message
+
+    def refuse(self) -> None:
+        """Drop the tasks that have come and those that come from now on."""
+        with self._intake:  # some may be on their way into ``pending``
+            self._refusing = True
+            for attempt in [key for key in self.pending if key > 0]:
+                del self.pending[attempt]
 
     # -- sending ----------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,9 @@ class Runner:
             self.imports.report()
             self._delays.mark(_clock())
             self.busy = False
+            if self._forwarder.pending:
+                # A thread that a task left may have gathered a line while it still saw this one busy.
+                self._forwarder.flush(unfinished=False)
             # After ``busy``: the watch thread may have taken something in while it still saw this one busy.
             if not pending and (ready := mailbox.channel.wait()):
                 mailbox.drain(ready)
@@ -321,16 +324,13 @@ class Runner:
                 end_forked_child(error)
             drain_queues()
             answer: Any = SetupFailed(failure.encode_exception(error, self._hidden_codes), failure.summary(error))
-            mailbox.refusing = True
+            mailbox.refuse()
         else:
             if self._forked:
                 end_forked_child()
             answer = SetupDone()
         finally:
             self.running = 0
-        if mailbox.refusing:
-            for key in [key for key in mailbox.pending if key > 0]:
-                mailbox.pending.pop(key, None)
         failure.keep_recursion_limit()
         self._watch.keep_signal()
         self._forwarder.flush()

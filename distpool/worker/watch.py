@@ -86,8 +86,9 @@ class Watch:
         self._alarm = threading.Lock()
         self._alarm.acquire()
         self._asleep = False
-        #: The attempt to interrupt, until the exception is raised or the attempt has ended.
-        self._interrupt = 0
+        #: Attempts to interrupt, until the exception is raised or a later one runs.  Each change is one atomic step,
+        #: since both threads make some.
+        self._interrupts: set[int] = set()
         #: One object, so that it is known again.
         self._handler = self._on_signal
         self._users_handler: Any = None
@@ -123,25 +124,27 @@ class Watch:
     # -- interrupting -----------------------------------------------------------------------------------------------
 
     def interrupt(self, attempt: int) -> None:
-        """End this attempt if it is the one that runs."""
-        self._interrupt = attempt
-        self._press()
+        """End this attempt if it runs, or when it does: the main thread may have claimed it already."""
+        if attempt > 0:
+            self._interrupts.add(attempt)
+            self._press()
 
     def _press(self) -> None:
         """Signal again until the handler has raised: it declines at moments that are unfit."""
-        attempt = self._interrupt
-        if not attempt:
+        if not self._interrupts:
             return
-        if self._work.running != attempt:
-            self._interrupt = 0
-        else:
+        running = self._work.running
+        for attempt in list(self._interrupts):
+            if attempt < running:  # they run in the order of their numbers, so this one has ended
+                self._interrupts.discard(attempt)
+        if running in self._interrupts:
             signal.pthread_kill(self._main_thread, signal.SIGINT)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        attempt = self._interrupt
-        if attempt and attempt == self._work.running:
+        running = self._work.running
+        if running in self._interrupts:
             if self._is_fit(frame):
-                self._interrupt = 0
+                self._interrupts.discard(running)
                 raise TaskInterrupted("the task was told to end")
         elif callable(self._users_handler):
             self._users_handler(number, frame)
@@ -221,7 +224,7 @@ class Watch:
         while True:
             while not self._stopping and (work.running == attempt or mailbox.main_waits):
                 work.flush_early()
-                mailbox.channel.wait(_TICK_S if self._interrupt else _PARENT_S if told else _LONG_S)
+                mailbox.channel.wait(_TICK_S if attempt in self._interrupts else _PARENT_S if told else _LONG_S)
                 self._end_with_parent()
                 for_s = time.monotonic() - began
                 if not told and for_s >= _LONG_S and work.running == attempt:
