@@ -145,8 +145,11 @@ class Zygotes:
             try:
                 connection.end.send(self._make_fork(worker), descriptor)
                 connection.under_way += 1
-            except OSError:
+            except ConnectionError:
                 return  # it is gone; reading from it says so, and the core forgets all its workers
+            except OSError as error:  # the system had no room for the message, and the zygote will never hear of it
+                self._errors.take_tail(worker)
+                self._loop.soon(partial(self._emit, ForkFailed(worker, str(error.strerror))))
             finally:
                 os.close(descriptor)
 

@@ -147,11 +147,12 @@ class AutoscalerCore:
 
     def offers(self) -> tuple[NodeOffer, ...]:
         """What may be promised to those whose requests no node could serve."""
-        left = self._most - sum(1 for machine in self._machines.values() if machine.joined)
+        # One that is being ended leaves its place to another, also if it never came.
+        there = [machine.node_type for machine in self._staying().values() if machine.joined]
+        left = self._most - len(there)
         offers = []
         for name, known in self._types.items():
-            there = sum(1 for machine in self._machines.values() if machine.joined and machine.node_type == name)
-            count = min(left, known.kind.most - there)
+            count = min(left, known.kind.most - there.count(name))
             if count > 0 and known.failures < _HOPELESS:
                 offers.append(NodeOffer(known.capacity, count))
         return tuple(offers)

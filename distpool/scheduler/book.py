@@ -96,6 +96,7 @@ class Book:
         pool.owner, pool.slots, pool.label = owner.name, slots, label
         self._move(pool, owner.root)
         self.join(pool, owner)
+        self._try_set_aside(pool)
         self._offer(pool)
         return pool
 
@@ -322,13 +323,17 @@ class Book:
             # Keys that grow are noticed by the queues themselves, keys that fall are not.
             for demand in member.demands.values():
                 pool.queue.touch(demand)
-            for demand in pool.set_aside:
-                demand.aside = False
-                self._reconsider(demand)
-            pool.set_aside.clear()
+            self._try_set_aside(pool)
             pool.root.queue.touch(pool)
             self._roots.touch(pool.root)
             self._offer(pool)
+
+    def _try_set_aside(self, pool: Pool) -> None:
+        """The budget has room again, or has grown."""
+        for demand in pool.set_aside:
+            demand.aside = False
+            self._reconsider(demand)
+        pool.set_aside.clear()
 
     def has_room(self, node: Node) -> None:
         """Something of ``node`` became free: what was set aside for want of it is tried again."""

@@ -202,7 +202,7 @@ class Desk:
         heapq.heappush(self.timers, (node.cautious_until, "memory", node.name))
 
     def expect_back(self, node: Node) -> None:
-        """A node was lost: for a while it counts among those that may come."""
+        """A node was lost or stopped: for a while it counts among those that may come."""
         self.book.placement.set_offers(node.name, (NodeOffer(node.capacity, 1),))
         self.expected_until[node.name] = self.now + _RETURN_S
         heapq.heappush(self.timers, (self.now + _RETURN_S, "return", node.name))

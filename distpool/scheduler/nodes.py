@@ -111,20 +111,19 @@ class NodeSide:
         if live.blocked != (lease.state is LeaseState.BLOCKED):
             self._desk.book.set_state(lease, LeaseState.BLOCKED if live.blocked else LeaseState.ACTIVE)
 
-    def node_lost(self, name: str, why: str, *, back: bool = True) -> None:
-        """A node is gone, with its workers.
-
-        :param back: it may come back; for a while, what only it could serve waits.
-        """
+    def node_lost(self, name: str, why: str) -> None:
+        """A node is gone, with its workers; unless it was drained it may come back, and what only it could serve waits
+        for a while."""
         node = self._desk.book.nodes.get(name)
         if node is None:
             return
-        if back and not node.draining:
+        if not node.draining:
             self._desk.expect_back(node)
         node.draining = False  # it leaves now in any case
         for lease in list(node.leases.values()):
             self._desk.lease_lost(lease, f"node {name} was lost: {why}")
         self._desk.book.remove_node(node)
+        self._desk.refuse_infeasible()
         self._desk.tell_drained(node, f"it is gone: {why}")
         self._sites.on_node_gone(name)
 
@@ -141,7 +140,7 @@ class NodeSide:
     def _on_goodbye(self, node: Node, message: from_agent.AgentGoodbye) -> None:
         if message.successor:
             self._desk.successors[node.name] = message.successor
-        self.node_lost(node.name, "it left the cluster", back=False)
+        self.node_lost(node.name, "it left the cluster")
 
     def _on_worker_ready(self, node: Node, message: from_agent.WorkerReady) -> None:
         lease = self._desk.book.leases.get(message.lease)

@@ -11,7 +11,7 @@ from distpool.scheduler.events import OperatorSaid, ToOperator
 from distpool.scheduler.state import Demand
 from distpool.wire import codec
 from distpool.wire.operator_to_scheduler import DrainNode, LoadWanted
-from distpool.wire.resources import Shape
+from distpool.wire.resources import NodeOffer, Shape
 from distpool.wire.scheduler_to_operator import (
     ClusterLoad,
     DrainAnswer,
@@ -45,7 +45,7 @@ class OperatorSide:
         elif isinstance(message, DrainNode):
             self._drain(name, message.node)
         else:
-            self._desk.book.placement.set_offers(name, message.offers)
+            self._set_offers(name, message.offers)
             if message.offers and name not in self._heard_at:
                 heapq.heappush(self._desk.timers, (self._desk.now + self._desk.silence_s, "operator", name))
             self._heard_at[name] = self._desk.now
@@ -80,8 +80,13 @@ class OperatorSide:
 
     def _forget(self, name: str) -> None:
         self._heard_at.pop(name, None)
-        self._desk.book.placement.set_offers(name, ())
-        self._desk.refuse_infeasible()
+        self._set_offers(name, ())
+
+    def _set_offers(self, name: str, offers: tuple[NodeOffer, ...]) -> None:
+        placement = self._desk.book.placement
+        if offers != placement.offers.get(name, ()):
+            placement.set_offers(name, offers)
+            self._desk.refuse_infeasible()
 
     def _tell(self, name: str, message: Message) -> None:
         self._desk.effects.append(ToOperator(name, message))

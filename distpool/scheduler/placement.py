@@ -29,11 +29,14 @@ class Placement:
         self.offers: dict[str, tuple[NodeOffer, ...]] = {}
         self._orders: dict[Shape, FairQueue[Node]] = {}
         self._feasible: dict[Shape, bool] = {}
+        #: shapes for which all nodes together would not do; more will, fewer never
+        self._too_few: set[Shape] = set()
         self._capacity: Shape | None = None
 
     def add(self, node: Node) -> None:
         """A node has come."""
         self.nodes[node.name] = node
+        self._too_few.clear()
         for order in self._orders.values():
             order.add(node)
         self._feasible.clear()
@@ -103,6 +106,8 @@ class Placement:
 
     def nodes_to_clear(self, shape: Shape) -> list[Node]:
         """The fewest nodes, of those with most free, that would have room for ``shape`` if they were empty."""
+        if shape in self._too_few:
+            return []
         missing = max(1, shape.gang)
         chosen = []
         for node in sorted(self.nodes.values(), key=lambda node: (-node.free_cpus, node.sequence)):
@@ -110,7 +115,10 @@ class Placement:
             if count and missing > 0:
                 missing -= count
                 chosen.append(node)
-        return chosen if missing <= 0 else []
+        if missing > 0:
+            self._too_few.add(shape)
+            return []
+        return chosen
 
     def feasible(self, shape: Shape) -> bool:
         """Whether ``shape`` (all workers of a gang) could be had if nothing else ran, or with nodes on offer."""

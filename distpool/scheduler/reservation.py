@@ -65,16 +65,18 @@ class Reservation:
     def _find_next(self, now: float) -> None:
         self.deadline = None
         waiting = [demand for demand in self._desk.book.wide if self._has_a_claim(demand)]
-        if not waiting:
-            return
-        demand = min(waiting, key=lambda demand: (demand.member.pool.root.used_cpus, demand.sequence))
-        due = max((demand.unmet_since or 0.0) + PATIENCE_S, self._not_before)
-        if now < due:
-            self.deadline = due
-            return
-        nodes = self._desk.book.placement.nodes_to_clear(demand.shape)
-        if not nodes:
-            return
+        waiting.sort(key=lambda demand: (demand.member.pool.root.used_cpus, demand.sequence))
+        for demand in waiting:
+            due = max((demand.unmet_since or 0.0) + PATIENCE_S, self._not_before)
+            if now < due:
+                self.deadline = due
+                return
+            # None: it waits for nodes that have yet to come, and needs nothing kept.
+            if nodes := self._desk.book.placement.nodes_to_clear(demand.shape):
+                self._keep(nodes, demand, now)
+                return
+
+    def _keep(self, nodes: list[Node], demand: Demand, now: float) -> None:
         self._holder, self._held, self._nodes = demand, demand.held, nodes
         self._until = self.deadline = now + KEEP_S
         for node in nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import operator_to_scheduler as from_operator
 from distpool.wire import scheduler_to_agent as to_agent
-from distpool.wire.resources import Shape
+from distpool.wire.resources import NodeOffer, Shape
 
 ONE = Shape()
 SMALL = NodeType("small", Shape(4.0), most=20, start_s=3.0, price=1.0)
@@ -227,6 +228,19 @@ def test_machines_that_do_not_come_are_released_and_no_longer_promised() -> None
     assert 3 <= starts <= 8
     assert starts - sum(1 for effect in world.history if isinstance(effect, Release)) <= 1
     assert world.core.offers() == ()
+
+
+def test_a_machine_that_does_not_come_is_promised_again_while_it_is_released() -> None:
+    only_one = replace(BIG, most=1)
+    world = World((SMALL, only_one), least=1)
+    world.broken = {"big"}
+    world.run(10)
+    world.want(1, Shape(1.0, 1.0))
+    while not any(isinstance(effect, Release) for effect in world.history):
+        world.step()
+    assert NodeOffer(only_one.capacity, 1) in world.core.offers()
+    world.step()
+    assert len(world.scheduler.book.unmet) == 1
 
 
 def test_a_machine_that_is_lost_is_replaced() -> None:

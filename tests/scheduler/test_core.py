@@ -389,6 +389,17 @@ def test_a_program_that_is_new_waits_for_the_nodes_of_a_scheduler_that_just_bega
     assert refused.reason.startswith("no node has 1 CPU, 2 GPUs")
 
 
+def test_what_nested_work_wanted_before_the_owner_of_its_pool_came_back_is_granted_then() -> None:
+    scheduler = Scheduler("k2")
+    scheduler.node()
+    scheduler.driver("nested")
+    scheduler.say(from_driver.JoinPool("p"), "nested")
+    scheduler.want(1, driver="nested")
+    assert len(started(scheduler.want(1, driver="nested", shape=Shape(0.0)))) == 1
+    scheduler.driver()
+    assert len(started(scheduler.open())) == 1
+
+
 def test_what_the_driver_does_not_claim_after_a_restart_ends() -> None:
     scheduler = Scheduler("new")
     scheduler.node("a", 4, leases=(live("old-1"), live("old-2")))

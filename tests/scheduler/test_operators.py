@@ -175,6 +175,33 @@ def test_a_lost_node_is_waited_for_a_while(scheduler: Scheduler) -> None:
     assert not scheduler.core.book.unmet
 
 
+def test_a_node_that_was_stopped_is_waited_for_like_one_that_was_lost(scheduler: Scheduler) -> None:
+    scheduler.node("gpu", 2, num_gpus=1.0)
+    scheduler.want(1, shape=GPU)
+    scheduler.ready_all()
+    scheduler.driver("other")
+    scheduler.open("q", driver="other")
+    scheduler.want(1, "q", "other", GPU)
+    # It may be back in a moment: whoever restarts it wants nothing to fail for that.
+    effects = scheduler.agent_says(from_agent.AgentGoodbye(), "gpu")
+    assert not [effect for effect in effects if isinstance(effect.message, to_driver.DemandInfeasible)]
+    assert len(pass_time(scheduler, 65.0)) == 1
+    assert not scheduler.core.book.unmet
+
+
+def test_what_only_a_drained_node_was_serving_is_refused_when_that_has_left(scheduler: Scheduler) -> None:
+    scheduler.node("gpu", 2, num_gpus=1.0)
+    scheduler.want(1, shape=GPU)
+    [lease] = scheduler.ready_all()
+    drain(scheduler, "gpu")
+    assert told(scheduler.effects, to_driver.DemandInfeasible) == []
+    # Its driver gives the worker back, and wants one as before.
+    scheduler.say(from_driver.ReturnLease(lease, 0.0))
+    scheduler.exited(lease, "gpu")
+    assert told(scheduler.agent_says(from_agent.AgentGoodbye("a"), "gpu"), to_driver.DemandInfeasible)
+    assert not scheduler.core.book.unmet
+
+
 def test_what_could_be_started_is_waited_for(scheduler: Scheduler) -> None:
     offer = NodeOffer(Shape(8.0, 1.0), 2)
     load(scheduler, offer)
@@ -185,6 +212,18 @@ def test_what_could_be_started_is_waited_for(scheduler: Scheduler) -> None:
     # As long as whoever can start nodes is there.
     effects = scheduler.handle(OperatorSaid("o", from_operator.OperatorGoodbye()))
     assert told(effects, to_driver.DemandInfeasible)
+
+
+def test_what_is_not_offered_any_more_is_refused(scheduler: Scheduler) -> None:
+    load(scheduler, NodeOffer(Shape(8.0, 1.0), 1), NodeOffer(Shape(8.0), 2))
+    scheduler.want(1, shape=GPU)
+    scheduler.want(1, shape=Shape(4.0))
+    load(scheduler, NodeOffer(Shape(8.0), 2))
+    [refused] = told(scheduler.effects, to_driver.DemandInfeasible)
+    assert refused.shape == GPU
+    load(scheduler)
+    [refused] = told(scheduler.effects, to_driver.DemandInfeasible)
+    assert refused.shape == Shape(4.0)
 
 
 def test_an_operator_that_falls_silent_offers_nothing_any_more(scheduler: Scheduler) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from distpool.scheduler.events import OperatorSaid
 from distpool.scheduler.reservation import KEEP_S, PATIENCE_S, PAUSE_S
 from distpool.wire import agent_to_scheduler as from_agent
+from distpool.wire import codec
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import scheduler_to_driver as to_driver
-from distpool.wire.resources import Shape
+from distpool.wire.operator_to_scheduler import LoadWanted
+from distpool.wire.resources import NodeOffer, Shape
 from tests.scheduler.harness import Scheduler, started, told
 
 FOUR = Shape(gang=4)
@@ -130,3 +133,19 @@ def test_a_kept_node_that_is_lost_is_replaced_by_another() -> None:
     scheduler.lose_node(kept)
     [other] = scheduler.core.book.nodes.values()
     assert other.reserved_for == FOUR
+
+
+def test_who_waits_for_nodes_to_come_keeps_nobody_else_from_the_room_that_there_is() -> None:
+    scheduler = busy_cluster()
+    offers = (NodeOffer(Shape(16.0), 1),)
+    scheduler.handle(OperatorSaid("o", LoadWanted(codec.PROTOCOL, offers)))
+    scheduler.want(1, "wide", "wide", Shape(16.0))
+    scheduler.driver("other")
+    scheduler.open("other", 100, "other")
+    scheduler.want(4, "other", "other", FOUR)
+    pass_time(scheduler, PATIENCE_S + 1)
+    assert [node.reserved_for for node in scheduler.core.book.nodes.values()].count(FOUR) == 1
+    # As soon as the node is there, it is its turn.
+    scheduler.want(0, "other", "other", FOUR)
+    scheduler.node("large", 16)
+    assert "wide" in {lease.driver for lease in scheduler.core.book.leases.values()}
