@@ -94,7 +94,7 @@ def finish_or_abort() -> None:
         return
     interrupted = session.interrupted or issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     # Shares of pools that belong to others end with the session, and so do pools that nobody promised to finish.
-    pools = [pool for pool in session.pools.values() if pool.owned and (interrupted or pool.spec.finish_at_exit)]
+    pools = [each for each in list(session.pools.values()) if each.owned and (interrupted or each.spec.finish_at_exit)]
     for pool in pools:
         if interrupted:
             pool.kill()
