@@ -639,6 +639,24 @@ def test_an_interrupt_that_is_heeded_keeps_the_worker() -> None:
     assert core.next_deadline() is None
 
 
+@pytest.mark.parametrize("short_way", [True, False])
+def test_a_task_that_is_killed_when_it_has_just_ended_is_not_settled_twice(short_way: bool) -> None:
+    core = PoolCore(1)
+    worker, task = make_worker("l1"), make_task("a")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([task], 0.0, Effects())
+    if short_way:
+        assert core.on_single_result("l1", task.message.attempt, 1.0, 1.0) is task
+    else:
+        core.on_results("l1", answers(worker, 1), 1.0, 1.0, Effects())
+    effects = Effects()
+    core.on_killed(task, 1.0, effects)
+    assert not effects.failed
+    core.on_closed(1.0, effects)
+    assert effects.leave == [worker]
+    core.check_invariants()
+
+
 def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
     core = PoolCore(2, strict=True)
     core.on_granted(make_worker("l1"), 0.0, Effects())

@@ -133,6 +133,18 @@ def test_a_call_that_runs_is_killed_as_a_whole() -> None:
     assert core.outstanding == 0
 
 
+def test_a_call_that_is_killed_when_it_has_just_failed_is_not_settled_twice() -> None:
+    core = PoolCore(SIZE)
+    gang = make_gang("g", core)
+    call = make_call("a")
+    core.on_submitted(call, 0.0, Effects())
+    answer(core, gang[1], RAISED)
+    effects = Effects()
+    core.on_killed(call[0], 0.0, effects)
+    assert not effects.failed
+    assert core.outstanding == 0
+
+
 def test_when_one_is_wanted_back_all_go_after_their_call() -> None:
     core = PoolCore(SIZE)
     gang = make_gang("g", core)
