@@ -289,8 +289,10 @@ class PoolCore:
         group = self._dealer.group(shape)
         group.demand = 0
         self._losses.await_no_set_up()
-        while group.ready:
-            self.state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+        for task in group.ready:
+            if not task.withdrawn:
+                self.state.fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+        group.ready.clear()
         self._dismiss_when_done(effects)
 
     def on_reclaim(

@@ -163,7 +163,7 @@ class WorkerPool:
         with shield:
             with self._lock:
                 task = future._task
-                if future._state != PENDING or task is None:
+                if future._state != PENDING or task is None or task.withdrawn:
                     return False
                 self.shell.withdraw(task)
                 # The task itself may stand in a queue for long.

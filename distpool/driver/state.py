@@ -166,6 +166,8 @@ class PoolState(msgspec.Struct, eq=False):
 
     def fail(self, task: Task, failure: Failure, effects: Effects) -> None:
         """A task that no worker has will not run."""
+        # Its future is settled later, and whoever would cancel it until then is too late.
+        task.withdrawn = True
         self.outstanding -= 1
         effects.failed.append((task, failure))
         effects.let_go.append(task)

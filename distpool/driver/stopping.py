@@ -40,7 +40,6 @@ class Stopper:
             return
         # Or else it has just ended, and its future is about to be settled.
         if group is not None and task in group.ready and not task.withdrawn:
-            task.withdrawn = True
             self._state.fail(task, failure, effects)
 
     def let_go(self, worker: Worker, attempt: int, effects: Effects) -> None:

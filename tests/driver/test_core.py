@@ -657,6 +657,25 @@ def test_a_task_that_is_killed_when_it_has_just_ended_is_not_settled_twice(short
     core.check_invariants()
 
 
+def test_what_has_failed_can_no_longer_be_withdrawn() -> None:
+    core = PoolCore(1)
+    tasks = [make_task("waits"), make_task("waits, too"), make_task("refused", cpus=2.0)]
+    core.on_submitted(tasks, 0.0, Effects())
+    assert [task.withdrawn for task in tasks] == [False, False, True]
+    core.on_broken(Failure(FailureKind.BROKEN), 0.0, Effects())
+    assert all(task.withdrawn for task in tasks)
+
+
+def test_a_cancelled_task_does_not_fail_when_no_node_can_run_it() -> None:
+    core = PoolCore(1)
+    task, effects = make_task("a"), Effects()
+    core.on_submitted([task, make_task("b")], 0.0, Effects())
+    core.on_withdrawn(task)
+    core.on_infeasible(Shape(), "too large", 0.0, effects)
+    assert [task.future for task, _ in effects.failed] == ["b"]
+    assert core.outstanding == 0
+
+
 def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
     core = PoolCore(2, strict=True)
     core.on_granted(make_worker("l1"), 0.0, Effects())
