@@ -51,7 +51,6 @@ class PoolCore:
         self._stopper = Stopper(self.state, self._dealer)
         self._losses = Losses(self.state, self._dealer, strict)
         self.workers = self.state.workers
-        self._deadlines = self.state.deadlines
         #: Those that concern no worker in particular.
         self._on_pool_deadline: dict[str, Callable[[float, Effects], None]] = {
             "retract": self._dealer.retractor.look,
@@ -112,7 +111,7 @@ class PoolCore:
 
     def next_deadline(self) -> float | None:
         """When ``on_time`` must be called at the latest."""
-        return min(self._deadlines.values()) if self._deadlines else None
+        return min(self.state.deadlines.values()) if self.state.deadlines else None
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -169,6 +168,7 @@ class PoolCore:
         self._dealer.deal(group, now, effects)
         if not worker.leaving:
             self._dealer.note_idle_worker(worker, now)
+        self._dismiss_when_done(effects)
 
     def on_set_up(self, lease: str, now: float, effects: Effects) -> None:
         """The worker's initializer returned."""
@@ -318,11 +318,12 @@ class PoolCore:
         """Where workers of this shape would be of most use."""
         return self._dealer.near(shape)
 
-    def on_withdrawn(self, task: Task) -> None:
+    def on_withdrawn(self, task: Task, effects: Effects) -> None:
         """A task that has not been sent is cancelled; the shell settles its future."""
         for part in gangs.parts(task):
             part.withdrawn = True
             self.state.outstanding -= 1
+        self._dismiss_when_done(effects)
 
     def on_killed(self, task: Task, now: float, effects: Effects) -> None:
         """A task is to end now, wherever it is."""
@@ -345,9 +346,8 @@ class PoolCore:
 
     def on_time(self, now: float, effects: Effects) -> None:
         """A deadline has come."""
-        for key in [key for key, at in self._deadlines.items() if at <= now]:
-            at = self._deadlines.pop(key, None)
-            if at is None:
+        for key in [key for key, at in self.state.deadlines.items() if at <= now]:
+            if self.state.deadlines.pop(key, None) is None:
                 continue
             kind, lease = key
             if kind in self._on_pool_deadline:

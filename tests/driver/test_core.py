@@ -670,10 +670,39 @@ def test_a_cancelled_task_does_not_fail_when_no_node_can_run_it() -> None:
     core = PoolCore(1)
     task, effects = make_task("a"), Effects()
     core.on_submitted([task, make_task("b")], 0.0, Effects())
-    core.on_withdrawn(task)
+    core.on_withdrawn(task, Effects())
     core.on_infeasible(Shape(), "too large", 0.0, effects)
     assert [task.future for task, _ in effects.failed] == ["b"]
     assert core.outstanding == 0
+
+
+def test_a_worker_that_starts_leaves_when_the_last_task_of_a_closed_pool_is_cancelled() -> None:
+    core = PoolCore(1)
+    task = make_task("a")
+    core.on_submitted([task], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_set_up("l1", 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
+    core.on_silent("l1", 1.0, Effects())
+    worker = make_worker("l2")
+    core.on_granted(worker, 1.1, Effects())
+    core.on_closed(1.2, Effects())
+    effects = Effects()
+    core.on_withdrawn(task, effects)
+    assert effects.leave == [worker]
+    assert effects.demand == [(Shape(), 0)]
+
+
+def test_a_worker_that_comes_when_all_tasks_of_a_closed_pool_are_cancelled_leaves() -> None:
+    core = PoolCore(1)
+    task, worker = make_task("a"), make_worker("l1")
+    core.on_submitted([task], 0.0, Effects())
+    core.on_closed(0.0, Effects())
+    core.on_withdrawn(task, Effects())
+    effects = Effects()
+    core.on_granted(worker, 0.1, effects)
+    assert effects.leave == [worker]
+    assert not effects.send
 
 
 def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
@@ -1015,8 +1044,10 @@ class PoolModel(RuleBasedStateMachine):
         if not unsent:
             return
         task = pick.choice(unsent)
-        self.core.on_withdrawn(task)
+        effects = Effects()
+        self.core.on_withdrawn(task, effects)
         self.settle(task.future, "cancelled")
+        self.perform(effects)
 
     @rule(step=st.sampled_from([0.001, 0.006, 0.1, 1.5]))
     def time(self, step: float) -> None:

@@ -115,7 +115,7 @@ def test_a_call_that_waits_is_cancelled_as_a_whole() -> None:
     core = PoolCore(SIZE)
     first, second = make_call("a"), make_call("b")
     core.on_submitted([*first, *second], 0.0, Effects())
-    core.on_withdrawn(first[0])
+    core.on_withdrawn(first[0], Effects())
     core.check_invariants()
     gang = make_gang("g", core)
     assert {task.future for worker in gang for task in worker.in_flight.values()} == {"b"}
