@@ -50,7 +50,7 @@ class PoolCore:
         )
         self._stopper = Stopper(self.state, self._dealer)
         self._losses = Losses(self.state, self._dealer, strict)
-        self.workers = self.state.workers
+        self.workers, self.groups = self.state.workers, self._dealer.groups
         #: Those that concern no worker in particular.
         self._on_pool_deadline: dict[str, Callable[[float, Effects], None]] = {
             "retract": self._dealer.retractor.look,
@@ -75,15 +75,15 @@ class PoolCore:
 
     @property
     def hungry(self) -> bool:
-        """Whether a worker has nothing to do, or the pool wants more workers for more tasks: send at once."""
+        """Whether a worker has nothing to do, or the pool wants more workers for more tasks of the shapes that it
+        knows (those of ``groups``): send at once."""
         if self.state.closing or self.state.broken:
             return True
-        groups = self._dealer.groups
         # Asked after every event, so without the cost of a generator.
-        for group in groups.values():
+        for group in self.groups.values():
             if not group.flowing and (group.idle or group.demand < self._dealer.most_workers(group.shape)):
                 return True
-        return not groups
+        return not self.groups
 
     @property
     def starving(self) -> bool:

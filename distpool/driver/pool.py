@@ -69,6 +69,8 @@ class WorkerPool:
         self._lock = session.lock
         self._store = session.store
         self.shell = PoolShell(self, session, spec)
+        #: Whether tasks of one CPU have come to the core; looked up, that would cost every call too much.
+        self._default_known = False
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -109,10 +111,12 @@ class WorkerPool:
         if options is DEFAULT:
             retries = self.spec.max_retries
             task = Task(future, message, entry, _DEFAULT_SHAPE, retries, None, retries == 0 and not self.spec.strict)
+            known = self._default_known
         else:
             retries = self.spec.max_retries if options.max_retries is None else options.max_retries
             alone = options.timeout_s is not None or (retries == 0 and not self.spec.strict)
             task = Task(future, message, entry, options.shape, retries, options.timeout_s, alone)
+            known = task.shape in shell.core.groups
             if options.readonly:
                 message.flags |= READONLY
             if retries == 0 and self.spec.max_retries:
@@ -134,8 +138,9 @@ class WorkerPool:
             inbox.append(task)
         else:
             inbox.extend(task.call.tasks)
-        if shell.hungry:
+        if shell.hungry or not known:
             shell.start()
+            self._default_known = self._default_known or _DEFAULT_SHAPE in shell.core.groups
         elif not len(inbox) % _GATHER:
             shell.react(shell.core.top_up)
             session.assist()
