@@ -75,8 +75,7 @@ class PoolCore:
 
     @property
     def hungry(self) -> bool:
-        """Whether a worker has nothing to do, or the pool wants more workers for more tasks of the shapes that it
-        knows (those of ``groups``): send at once."""
+        """Whether a worker has nothing to do, or more tasks (of known shapes) would get more workers: send at once."""
         if self.state.closing or self.state.broken:
             return True
         # Asked after every event, so without the cost of a generator.
@@ -135,7 +134,8 @@ class PoolCore:
                 continue
             if task.shape is not shape:
                 shape = task.shape
-                refusal = self.state.broken or self._dealer.refusal(shape)
+                ended = Failure(FailureKind.ENDED) if self.over else None
+                refusal = self.state.broken or ended or self._dealer.refusal(shape)
                 if refusal is None:
                     group = touched[shape] = self._dealer.group(shape)
             self.state.outstanding += 1

@@ -26,7 +26,7 @@ from distpool.driver.gangs import ranks_of
 from distpool.driver.interrupts import shield
 from distpool.driver.lending import wait_for_nested
 from distpool.driver.losing import TERMINATE_GRACE_S
-from distpool.driver.outcome import PackedOutcome
+from distpool.driver.outcome import ENDED, PackedOutcome
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.shell import PoolShell
 from distpool.driver.spec import PoolSpec
@@ -58,7 +58,7 @@ class WorkerPool:
     call from any thread."""
 
     #: What ``submit`` says when the pool takes no more calls.
-    _closed_because = "cannot schedule new futures after shutdown"
+    _closed_because = ENDED
 
     def __init__(self, session: Session, spec: PoolSpec, pool_id: str, *, owned: bool) -> None:
         self.spec = spec

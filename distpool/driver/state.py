@@ -23,6 +23,7 @@ class FailureKind(enum.Enum):
     OUT_OF_MEMORY = "out of memory"
     INFEASIBLE = "infeasible"
     BROKEN = "pool broken"
+    ENDED = "pool ended"
 
 
 class WorkerExit(msgspec.Struct, frozen=True):

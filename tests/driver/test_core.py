@@ -705,6 +705,20 @@ def test_a_worker_that_comes_when_all_tasks_of_a_closed_pool_are_cancelled_leave
     assert not effects.send
 
 
+def test_what_comes_when_the_pool_has_ended_fails() -> None:
+    core = PoolCore(1)
+    core.on_closed(0.0, Effects())
+    assert core.over
+    effects = Effects()
+    core.on_submitted([make_task("a"), make_task("b", cpus=0.5)], 0.0, effects)
+    assert [(task.future, failure.kind) for task, failure in effects.failed] == [
+        ("a", FailureKind.ENDED),
+        ("b", FailureKind.ENDED),
+    ]
+    assert not effects.demand
+    assert core.over
+
+
 def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
     core = PoolCore(2, strict=True)
     core.on_granted(make_worker("l1"), 0.0, Effects())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +40,25 @@ def test_the_first_call_of_its_size_is_seen_beside_a_long_one(
         pool.submit(abs, (-1,), options=options)
         assert not pool.shell.inbox
     long.result()
+
+
+class Ends:
+    """An argument; the pool is shut down while it is pickled."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+
+    def __reduce__(self) -> Any:
+        self.pool.shutdown()
+        return int, ()
+
+
+@pytest.mark.parametrize("depends", [False, True])
+def test_a_call_that_comes_when_its_pool_has_just_ended_fails(pool: WorkerPool, depends: bool) -> None:
+    other = current_session().open_pool(PoolSpec(max_workers=1))
+    needed = other.submit(abs, (-1,))
+    future = pool.submit(max, (Ends(pool), needed if depends else 1))
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        future.result(60)
+    assert needed.result() == 1
+    other.shutdown()
