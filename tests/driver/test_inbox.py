@@ -14,6 +14,8 @@ from distpool.driver.pool import WorkerPool
 from distpool.driver.spec import PoolSpec
 from distpool.task_options import DEFAULT, TaskOptions
 
+pytestmark = pytest.mark.fresh_session
+
 LARGE, SMALL, NONE = (TaskOptions(num_cpus=cpus) for cpus in (2, 1, 0))
 
 

@@ -14,6 +14,8 @@ from distpool.driver.shell import Settled
 from distpool.driver.spec import PoolSpec
 from distpool.task_options import TaskOptions
 
+pytestmark = pytest.mark.fresh_session
+
 
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
