@@ -50,8 +50,7 @@ class PoolCore:
         )
         self._stopper = Stopper(self.state, self._dealer)
         self._losses = Losses(self.state, self._dealer, strict)
-        self.workers = self.state.workers
-        self._deadlines = self.state.deadlines
+        self.workers, self.groups = self.state.workers, self._dealer.groups
         #: Those that concern no worker in particular.
         self._on_pool_deadline: dict[str, Callable[[float, Effects], None]] = {
             "retract": self._dealer.retractor.look,
@@ -76,15 +75,14 @@ class PoolCore:
 
     @property
     def hungry(self) -> bool:
-        """Whether a worker has nothing to do, or the pool wants more workers for more tasks: send at once."""
+        """Whether a worker has nothing to do, or more tasks (of known shapes) would get more workers: send at once."""
         if self.state.closing or self.state.broken:
             return True
-        groups = self._dealer.groups
         # Asked after every event, so without the cost of a generator.
-        for group in groups.values():
+        for group in self.groups.values():
             if not group.flowing and (group.idle or group.demand < self._dealer.most_workers(group.shape)):
                 return True
-        return not groups
+        return not self.groups
 
     @property
     def starving(self) -> bool:
@@ -112,7 +110,7 @@ class PoolCore:
 
     def next_deadline(self) -> float | None:
         """When ``on_time`` must be called at the latest."""
-        return min(self._deadlines.values(), default=None)
+        return min(self.state.deadlines.values(), default=None)
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -136,7 +134,8 @@ class PoolCore:
                 continue
             if task.shape is not shape:
                 shape = task.shape
-                refusal = self.state.broken or self._dealer.refusal(shape)
+                ended = Failure(FailureKind.ENDED) if self.over else None
+                refusal = self.state.broken or ended or self._dealer.refusal(shape)
                 if refusal is None:
                     group = touched[shape] = self._dealer.group(shape)
             self.state.outstanding += 1
@@ -169,6 +168,7 @@ class PoolCore:
         self._dealer.deal(group, now, effects)
         if not worker.leaving:
             self._dealer.note_idle_worker(worker, now)
+        self._dismiss_when_done(effects)
 
     def on_set_up(self, lease: str, now: float, effects: Effects) -> None:
         """The worker's initializer returned."""
@@ -289,8 +289,10 @@ class PoolCore:
         group = self._dealer.group(shape)
         group.demand = 0
         self._losses.await_no_set_up()
-        while group.ready:
-            self.state.fail(group.ready.popleft(), Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+        for task in group.ready:
+            if not task.withdrawn:
+                self.state.fail(task, Failure(FailureKind.INFEASIBLE, reason=reason), effects)
+        group.ready.clear()
         self._dismiss_when_done(effects)
 
     def on_reclaim(
@@ -316,11 +318,12 @@ class PoolCore:
         """Where workers of this shape would be of most use."""
         return self._dealer.near(shape)
 
-    def on_withdrawn(self, task: Task) -> None:
+    def on_withdrawn(self, task: Task, effects: Effects) -> None:
         """A task that has not been sent is cancelled; the shell settles its future."""
         for part in gangs.parts(task):
             part.withdrawn = True
             self.state.outstanding -= 1
+        self._dismiss_when_done(effects)
 
     def on_killed(self, task: Task, now: float, effects: Effects) -> None:
         """A task is to end now, wherever it is."""
@@ -343,9 +346,8 @@ class PoolCore:
 
     def on_time(self, now: float, effects: Effects) -> None:
         """A deadline has come."""
-        for key in [key for key, at in self._deadlines.items() if at <= now]:
-            at = self._deadlines.pop(key, None)
-            if at is None:
+        for key in [key for key, at in self.state.deadlines.items() if at <= now]:
+            if self.state.deadlines.pop(key, None) is None:
                 continue
             kind, lease = key
             if kind in self._on_pool_deadline:

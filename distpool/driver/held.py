@@ -44,6 +44,7 @@ class HeldTasks:
             with self._lock:
                 held = task in self.tasks
                 self.tasks.discard(task)
+                task.withdrawn = True
             if held:
                 # Without its traceback, whose frames refer to the values of the others.
                 self._session.settle([(task.future, None, error.with_traceback(None))])
@@ -76,6 +77,7 @@ class HeldTasks:
                 task.home = home_of(itertools.chain(task.message.objects, *(value.objects for value in values)))
                 self._inbox.append(task)
             else:
+                task.withdrawn = True
                 task.let_go()
         if isinstance(verdict, PackedOutcome):
             self._session.settle([(task.future, verdict, None)])

@@ -13,6 +13,7 @@ from distpool.driver.state import Failure, FailureKind
 from distpool.worker import context as worker_context
 
 if TYPE_CHECKING:
+    from distpool.driver.pool import WorkerPool
     from distpool.driver.session import Session
     from distpool.driver.shell import Settled
 
@@ -28,6 +29,7 @@ class Lifeline:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.lost = False
+        self._why: Failure | None = None
 
     def on_refused(self, reason: str, settled: Settled, ended: bool = False) -> None:
         """The scheduler will not serve this program: nothing can run (caller holds the lock).
@@ -73,10 +75,14 @@ class Lifeline:
 
     def _give_up(self, reason: str) -> None:
         session = self._session
-        failure = Failure(FailureKind.BROKEN, reason=reason)
         settled: Settled = []
         with session.lock:
-            self.lost = True
+            self.lost, self._why = True, Failure(FailureKind.BROKEN, reason=reason)
             for pool in list(session.pools.values()):
-                settled += pool.shell.handle(functools.partial(pool.shell.leases.on_node_lost, failure), _monotonic())
+                self.break_if_lost(pool, settled)
         session.settle(settled)
+
+    def break_if_lost(self, pool: WorkerPool, settled: Settled) -> None:
+        """Also one that was being opened at that moment (caller holds the lock)."""
+        if self._why is not None:
+            settled += pool.shell.handle(functools.partial(pool.shell.leases.on_node_lost, self._why), _monotonic())

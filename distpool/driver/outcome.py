@@ -11,6 +11,9 @@ from distpool.driver.task import Task
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.worker_to_driver import OK, Result
 
+#: What is said of a call that comes too late.
+ENDED = "cannot schedule new futures after shutdown"
+
 
 class PackedOutcome:
     """A result or a raised exception as the worker sent it.
@@ -113,6 +116,8 @@ def exception_of(task: Task, failure: Failure, pool_label: str, strict: bool) ->
         return errors.TaskKilledError(f"task {name} was ended by future.kill()")
     if failure.kind is FailureKind.INFEASIBLE:
         return errors.InfeasibleError(f"task {name} can never run: {failure.reason}")
+    if failure.kind is FailureKind.ENDED:
+        return RuntimeError(ENDED)
     if failure.kind is FailureKind.WORKER_DIED:
         assert failure.exit is not None
         again = "" if task.deaths == 1 else f" in each of {task.deaths} attempts; the last time"

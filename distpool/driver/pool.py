@@ -26,7 +26,7 @@ from distpool.driver.gangs import ranks_of
 from distpool.driver.interrupts import shield
 from distpool.driver.lending import wait_for_nested
 from distpool.driver.losing import TERMINATE_GRACE_S
-from distpool.driver.outcome import PackedOutcome
+from distpool.driver.outcome import ENDED, PackedOutcome
 from distpool.driver.processes import WorkerProcess
 from distpool.driver.shell import PoolShell
 from distpool.driver.spec import PoolSpec
@@ -58,7 +58,7 @@ class WorkerPool:
     call from any thread."""
 
     #: What ``submit`` says when the pool takes no more calls.
-    _closed_because = "cannot schedule new futures after shutdown"
+    _closed_because = ENDED
 
     def __init__(self, session: Session, spec: PoolSpec, pool_id: str, *, owned: bool) -> None:
         self.spec = spec
@@ -69,6 +69,8 @@ class WorkerPool:
         self._lock = session.lock
         self._store = session.store
         self.shell = PoolShell(self, session, spec)
+        #: Whether tasks of one CPU have come to the core; looked up, that would cost every call too much.
+        self._default_known = False
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -109,10 +111,12 @@ class WorkerPool:
         if options is DEFAULT:
             retries = self.spec.max_retries
             task = Task(future, message, entry, _DEFAULT_SHAPE, retries, None, retries == 0 and not self.spec.strict)
+            known = self._default_known
         else:
             retries = self.spec.max_retries if options.max_retries is None else options.max_retries
             alone = options.timeout_s is not None or (retries == 0 and not self.spec.strict)
             task = Task(future, message, entry, options.shape, retries, options.timeout_s, alone)
+            known = task.shape in shell.core.groups
             if options.readonly:
                 message.flags |= READONLY
             if retries == 0 and self.spec.max_retries:
@@ -134,8 +138,9 @@ class WorkerPool:
             inbox.append(task)
         else:
             inbox.extend(task.call.tasks)
-        if shell.hungry:
+        if shell.hungry or not known:
             shell.start()
+            self._default_known = self._default_known or _DEFAULT_SHAPE in shell.core.groups
         elif not len(inbox) % _GATHER:
             shell.react(shell.core.top_up)
             session.assist()
@@ -163,7 +168,7 @@ class WorkerPool:
         with shield:
             with self._lock:
                 task = future._task
-                if future._state != PENDING or task is None:
+                if future._state != PENDING or task is None or task.withdrawn:
                     return False
                 self.shell.withdraw(task)
                 # The task itself may stand in a queue for long.

@@ -218,6 +218,7 @@ class Session:
                 self.pools[pool.pool_id] = pool
                 self.tell_scheduler(pool.announcement())
                 settled = pool.shell.handle(pool.shell.on_opened, _monotonic())
+                self.lifeline.break_if_lost(pool, settled)
             self.settle(settled)
         return pool
 

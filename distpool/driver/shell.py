@@ -168,7 +168,9 @@ class PoolShell:
             for part in parts(task):
                 part.withdrawn = True
         else:
-            self.core.on_withdrawn(task)
+            effects = Effects()
+            self.core.on_withdrawn(task, effects)
+            self._perform(effects)
 
     # -- into the core, and out of it ---------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ class FailureKind(enum.Enum):
     OUT_OF_MEMORY = "out of memory"
     INFEASIBLE = "infeasible"
     BROKEN = "pool broken"
+    ENDED = "pool ended"
 
 
 class WorkerExit(msgspec.Struct, frozen=True):
@@ -166,6 +167,8 @@ class PoolState(msgspec.Struct, eq=False):
 
     def fail(self, task: Task, failure: Failure, effects: Effects) -> None:
         """A task that no worker has will not run."""
+        # Its future is settled later, and whoever would cancel it until then is too late.
+        task.withdrawn = True
         self.outstanding -= 1
         effects.failed.append((task, failure))
         effects.let_go.append(task)

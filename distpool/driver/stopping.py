@@ -38,8 +38,8 @@ class Stopper:
             self._state.outstanding -= 1
             effects.failed.append((task, failure))
             return
-        if not task.withdrawn:
-            task.withdrawn = True
+        # Or else it has just ended, and its future is about to be settled.
+        if group is not None and task in group.ready and not task.withdrawn:
             self._state.fail(task, failure, effects)
 
     def let_go(self, worker: Worker, attempt: int, effects: Effects) -> None:

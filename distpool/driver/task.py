@@ -37,6 +37,7 @@ class Task(msgspec.Struct, eq=False):
     manager's objects end with them.  ``alone`` marks a task that must not share
     a worker's queue with others: one that may not run twice, has a time limit, or was in flight when a worker died.
     ``home`` is the node that holds most of its stored arguments (``""``: it has none, and runs anywhere as well).
+    ``withdrawn``: it was cancelled or has failed, and is passed over wherever it still stands.
     ``call`` is that of which this is the part of ``rank``, if it runs on several workers at once.  ``inputs`` are what
     the message's dependencies were taken from; ``made`` is the result that is computed again, if that is what it does.
     """

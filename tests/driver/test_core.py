@@ -639,6 +639,86 @@ def test_an_interrupt_that_is_heeded_keeps_the_worker() -> None:
     assert core.next_deadline() is None
 
 
+@pytest.mark.parametrize("short_way", [True, False])
+def test_a_task_that_is_killed_when_it_has_just_ended_is_not_settled_twice(short_way: bool) -> None:
+    core = PoolCore(1)
+    worker, task = make_worker("l1"), make_task("a")
+    core.on_granted(worker, 0.0, Effects())
+    core.on_submitted([task], 0.0, Effects())
+    if short_way:
+        assert core.on_single_result("l1", task.message.attempt, 1.0, 1.0) is task
+    else:
+        core.on_results("l1", answers(worker, 1), 1.0, 1.0, Effects())
+    effects = Effects()
+    core.on_killed(task, 1.0, effects)
+    assert not effects.failed
+    core.on_closed(1.0, effects)
+    assert effects.leave == [worker]
+    core.check_invariants()
+
+
+def test_what_has_failed_can_no_longer_be_withdrawn() -> None:
+    core = PoolCore(1)
+    tasks = [make_task("waits"), make_task("waits, too"), make_task("refused", cpus=2.0)]
+    core.on_submitted(tasks, 0.0, Effects())
+    assert [task.withdrawn for task in tasks] == [False, False, True]
+    core.on_broken(Failure(FailureKind.BROKEN), 0.0, Effects())
+    assert all(task.withdrawn for task in tasks)
+
+
+def test_a_cancelled_task_does_not_fail_when_no_node_can_run_it() -> None:
+    core = PoolCore(1)
+    task, effects = make_task("a"), Effects()
+    core.on_submitted([task, make_task("b")], 0.0, Effects())
+    core.on_withdrawn(task, Effects())
+    core.on_infeasible(Shape(), "too large", 0.0, effects)
+    assert [task.future for task, _ in effects.failed] == ["b"]
+    assert core.outstanding == 0
+
+
+def test_a_worker_that_starts_leaves_when_the_last_task_of_a_closed_pool_is_cancelled() -> None:
+    core = PoolCore(1)
+    task = make_task("a")
+    core.on_submitted([task], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_set_up("l1", 0.0, Effects())
+    core.on_ended("l1", WorkerExit(1, -9), 1.0, Effects())
+    core.on_silent("l1", 1.0, Effects())
+    worker = make_worker("l2")
+    core.on_granted(worker, 1.1, Effects())
+    core.on_closed(1.2, Effects())
+    effects = Effects()
+    core.on_withdrawn(task, effects)
+    assert effects.leave == [worker]
+    assert effects.demand == [(Shape(), 0)]
+
+
+def test_a_worker_that_comes_when_all_tasks_of_a_closed_pool_are_cancelled_leaves() -> None:
+    core = PoolCore(1)
+    task, worker = make_task("a"), make_worker("l1")
+    core.on_submitted([task], 0.0, Effects())
+    core.on_closed(0.0, Effects())
+    core.on_withdrawn(task, Effects())
+    effects = Effects()
+    core.on_granted(worker, 0.1, effects)
+    assert effects.leave == [worker]
+    assert not effects.send
+
+
+def test_what_comes_when_the_pool_has_ended_fails() -> None:
+    core = PoolCore(1)
+    core.on_closed(0.0, Effects())
+    assert core.over
+    effects = Effects()
+    core.on_submitted([make_task("a"), make_task("b", cpus=0.5)], 0.0, effects)
+    assert [(task.future, failure.kind) for task, failure in effects.failed] == [
+        ("a", FailureKind.ENDED),
+        ("b", FailureKind.ENDED),
+    ]
+    assert not effects.demand
+    assert core.over
+
+
 def test_a_strict_pool_breaks_when_a_worker_dies() -> None:
     core = PoolCore(2, strict=True)
     core.on_granted(make_worker("l1"), 0.0, Effects())
@@ -978,8 +1058,10 @@ class PoolModel(RuleBasedStateMachine):
         if not unsent:
             return
         task = pick.choice(unsent)
-        self.core.on_withdrawn(task)
+        effects = Effects()
+        self.core.on_withdrawn(task, effects)
         self.settle(task.future, "cancelled")
+        self.perform(effects)
 
     @rule(step=st.sampled_from([0.001, 0.006, 0.1, 1.5]))
     def time(self, step: float) -> None:

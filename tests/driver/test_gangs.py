@@ -115,7 +115,7 @@ def test_a_call_that_waits_is_cancelled_as_a_whole() -> None:
     core = PoolCore(SIZE)
     first, second = make_call("a"), make_call("b")
     core.on_submitted([*first, *second], 0.0, Effects())
-    core.on_withdrawn(first[0])
+    core.on_withdrawn(first[0], Effects())
     core.check_invariants()
     gang = make_gang("g", core)
     assert {task.future for worker in gang for task in worker.in_flight.values()} == {"b"}
@@ -130,6 +130,18 @@ def test_a_call_that_runs_is_killed_as_a_whole() -> None:
     effects = Effects()
     core.on_killed(call[0], 0.0, effects)
     assert [worker.rank for worker, _ in effects.interrupt] == [0, 2]
+    assert core.outstanding == 0
+
+
+def test_a_call_that_is_killed_when_it_has_just_failed_is_not_settled_twice() -> None:
+    core = PoolCore(SIZE)
+    gang = make_gang("g", core)
+    call = make_call("a")
+    core.on_submitted(call, 0.0, Effects())
+    answer(core, gang[1], RAISED)
+    effects = Effects()
+    core.on_killed(call[0], 0.0, effects)
+    assert not effects.failed
     assert core.outstanding == 0
 
 

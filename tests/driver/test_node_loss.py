@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import distpool
 from distpool import DistExecutor
 from distpool.driver.current import current_session
+from distpool.driver.spec import PoolSpec
 from tests.support.resources import settle
 
 
@@ -80,3 +82,19 @@ def test_what_was_stored_outlives_the_node() -> None:
 
 def _put(number: float) -> distpool.ObjectRef[np.ndarray]:
     return distpool.put(np.full(100_000, number))
+
+
+@pytest.mark.fresh_session
+def test_a_pool_that_is_opened_when_the_session_has_just_been_lost_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = current_session()
+    capture = session.capture_setup
+
+    def lose_meanwhile(spec: PoolSpec, initializer: Any) -> Any:
+        session.lifeline.on_node_lost()
+        return capture(spec, initializer)
+
+    monkeypatch.setattr(session, "capture_setup", lose_meanwhile)
+    with DistExecutor(1) as executor, pytest.raises(distpool.WorkerDiedError, match="private node"):
+        executor.submit(abs, -1).result(60)
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -2).result() == 2
