@@ -177,7 +177,7 @@ class PoolCore:
             worker.answered = True
             self._losses.on_started()
             group = self._dealer.groups[worker.shape]
-            if group.ready and not worker.in_flight:
+            if not worker.in_flight and (group.ready or lease not in group.idle):
                 self._dealer.after_answer(group, worker, now, effects)
             if self.state.awaits_set_up:
                 self._losses.await_no_set_up()

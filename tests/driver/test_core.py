@@ -693,6 +693,26 @@ def test_a_worker_that_starts_leaves_when_the_last_task_of_a_closed_pool_is_canc
     assert effects.demand == [(Shape(), 0)]
 
 
+def test_a_worker_that_started_for_a_task_that_another_took_meanwhile_gets_the_next_one() -> None:
+    core = PoolCore(2)
+    workers = [make_worker("l1"), make_worker("l2")]
+    core.on_submitted([make_task("a"), make_task("suspect")], 0.0, Effects())
+    for worker in workers:
+        core.on_granted(worker, 0.0, Effects())
+        core.on_set_up(worker.lease, 0.0, Effects())
+    core.on_ended("l2", WorkerExit(1, -9), 1.0, Effects())
+    core.on_silent("l2", 1.0, Effects())
+    late = make_worker("l3")
+    core.on_granted(late, 1.1, Effects())
+    assert not late.in_flight, "a suspect is given to nobody who is not known to have started"
+    core.on_results("l1", answers(workers[0], 1), 1.0, 1.2, Effects())
+    assert names_at(workers[0]) == ["suspect"]
+    core.on_set_up("l3", 1.3, Effects())
+    core.on_submitted([make_task("next")], 1.4, Effects())
+    assert names_at(late) == ["next"]
+    core.check_invariants()
+
+
 def test_a_worker_that_comes_when_all_tasks_of_a_closed_pool_are_cancelled_leaves() -> None:
     core = PoolCore(1)
     task, worker = make_task("a"), make_worker("l1")
