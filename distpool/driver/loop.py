@@ -100,8 +100,7 @@ class Loop:
         return threading.get_ident() == self._ident
 
     def hang_up_later(self, peer: bytes, node: str = "") -> None:
-        """Close a connection once its last words must have arrived, and see to what the worker has left (``node``: see
-        ``Session.hang_up``; caller holds the session's lock)."""
+        """``Session.hang_up`` once a worker's last words must have arrived (caller holds the session's lock)."""
         self._hang_ups.append((_monotonic() + _HANG_UP_AFTER_S, peer, node))
         self.note_deadline(self._hang_ups[-1][0])
 
@@ -121,8 +120,7 @@ class Loop:
         self._output.take(worker_to_driver.Notice(text), "")
 
     def note_deadline(self, deadline: float | None) -> None:
-        """Something happened to a pool, which may have a new deadline: the thread must not sleep past that, nor anybody
-        wait for what has happened."""
+        """Something happened to a pool: nobody may sleep past its deadline, or wait for what has happened."""
         if self._inner_waits:
             self.wake_leader()
             return
@@ -133,7 +131,8 @@ class Loop:
     def lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Serve the channel in the caller's thread until ``is_done()``; False when that is not to be had here, because
         the time ran out or somebody else leads: the caller then waits in another way."""
-        if self.serves():
+        me = threading.get_ident()
+        if me in (self._ident, self._leader):
             return self._wait_within(is_done, deadline)
         with shield:
             if not self._leading.acquire(blocking=False):
@@ -141,7 +140,7 @@ class Loop:
             began = _monotonic()
             try:
                 self._leads += 1
-                self._leader = threading.get_ident()
+                self._leader = me
                 return self._lead(is_done, deadline)
             finally:
                 self._leader = 0
@@ -168,13 +167,14 @@ class Loop:
             self._inner_waits.pop()
 
     def _lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        channel = self._session.channel
         while not is_done():
             remaining = None if deadline is None else deadline - _monotonic()
             if self._stopping or (remaining is not None and remaining <= 0):
                 return False
             lifted = shield.lift()
             try:
-                ready = self._session.channel.wait(remaining, self._leader_bell)
+                ready = channel.wait(remaining, self._leader_bell)
             finally:
                 shield.lower(lifted)
             if ready:
