@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from distpool.wire import driver_to_scheduler
+from distpool.wire import driver_to_scheduler, worker_to_driver
 from distpool.wire.links import CallerRefused, LinkDown, LinkEvent, LinkFailed, LinkUp
 from distpool.wire.streams import OpenStream, StreamBytes, StreamEnded, StreamMessage, StreamTaken
 
@@ -129,6 +129,15 @@ class Links:
 
             self._streams = Streams(self._session)
         self._streams.take(peer, message)
+
+    def answer(self, peer: bytes, message: worker_to_driver.Message) -> None:
+        """Questions about code: in the loop's thread, without the lock, since user code (the pickling of user objects)
+        may run here."""
+        session = self._session
+        if isinstance(message, (worker_to_driver.FetchDefinitions, worker_to_driver.FetchModule)):
+            session.send(peer, session.definitions.answer(peer, message))
+        elif isinstance(message, worker_to_driver.Unpinned):
+            session.store.unpin(peer.decode(), message.objects)
 
     def hang_up(self, peer: bytes) -> None:
         """Close the connection to a worker that is gone."""

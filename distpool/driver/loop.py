@@ -39,6 +39,8 @@ _HANG_UP_AFTER_S = 0.1
 #: How soon this thread looks again whether somebody still leads, at first and at most.
 _ASIDE_S = 0.002
 _LONGEST_ASIDE_S = 0.5
+#: Who waits in a done-callback or a signal handler looks so often: what other threads do may be waited for there.
+_INNER_LOOK_S = 0.02
 #: The end of a lead that took longer is told to this thread, whose looks have become rare by then.
 _LONG_LEAD_S = 0.02
 _TASK_MESSAGES = (
@@ -108,9 +110,10 @@ class Loop:
         """Have the thread look at what was left to it (may be called from finalizers)."""
         self._bell.ring()
 
-    def wake_leader(self) -> None:
-        """Futures were settled: another thread that leads, or a callback in this one, may wait for one of them."""
-        if self._leader and self._leader != threading.get_ident():
+    def wake_leader(self, own: bool = False) -> None:
+        """Futures were settled: another thread that leads, or a callback in this one, may wait for one of them; or
+        (``own``) a wait of the caller's, which a signal handler has interrupted."""
+        if self._leader and (own or self._leader != threading.get_ident()):
             self._leader_bell.ring()
         if self._inner_waits and not self.is_current():
             self.wake()
@@ -129,18 +132,18 @@ class Loop:
             self.wake()
 
     def lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
-        """Serve the channel in the caller's thread until ``is_done()``; False when that is not to be had here, because
-        the time ran out or somebody else leads: the caller then waits in another way."""
+        """Serve the channel in the caller's thread until ``is_done()``; False when the time ran out or somebody else
+        leads: the caller then waits in another way."""
         me = threading.get_ident()
         if me in (self._ident, self._leader):
             return self._wait_within(is_done, deadline)
         with shield:
             if not self._leading.acquire(blocking=False):
                 return False
+            self._leader = me
             began = _monotonic()
             try:
                 self._leads += 1
-                self._leader = me
                 return self._lead(is_done, deadline)
             finally:
                 self._leader = 0
@@ -159,22 +162,27 @@ class Loop:
             if not self.is_current():
                 with shield:
                     self.serve()  # what the wait that was interrupted may have been told of
-                    return self._lead(is_done, deadline)
+                    return self._lead(is_done, deadline, _INNER_LOOK_S)
             while not is_done() and not self._stopping and (deadline is None or deadline > _monotonic()):
-                self._turn(deadline)
+                look_at = _monotonic() + _INNER_LOOK_S
+                self._turn(look_at if deadline is None else min(look_at, deadline))
             return is_done()
         finally:
             self._inner_waits.pop()
+            if not self.is_current():
+                self._leader_bell.ring()  # for the wait that was interrupted, which nobody else wakes
 
-    def _lead(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+    def _lead(self, is_done: Callable[[], bool], deadline: float | None, look_s: float | None = None) -> bool:
         channel = self._session.channel
         while not is_done():
-            remaining = None if deadline is None else deadline - _monotonic()
-            if self._stopping or (remaining is not None and remaining <= 0):
+            wait_s = look_s
+            if deadline is not None:
+                wait_s = deadline - _monotonic() if look_s is None else min(look_s, deadline - _monotonic())
+            if self._stopping or (wait_s is not None and wait_s <= 0):
                 return False
             lifted = shield.lift()
             try:
-                ready = channel.wait(remaining, self._leader_bell)
+                ready = channel.wait(wait_s, self._leader_bell)
             finally:
                 shield.lower(lifted)
             if ready:
@@ -238,6 +246,8 @@ class Loop:
                 # In a row of calls nobody leads for a moment, again and again.
                 pause_s, seen = _ASIDE_S, self._leads
             elif self._leading.locked():
+                if pause_s == _LONGEST_ASIDE_S:
+                    self.serve()  # it may be in a signal handler that waits in a way of its own
                 pause_s = min(2 * pause_s, _LONGEST_ASIDE_S)
             else:
                 break
@@ -246,8 +256,7 @@ class Loop:
     def _has_chores(self) -> bool:
         session = self._session
         lost = self._bell.broken and not session.lifeline.lost
-        news = self._later or session.channel.link_events
-        return bool(lost or self._stopping or news or session.has_callbacks())
+        return bool(lost or self._stopping or self._later or session.channel.link_events or session.has_callbacks())
 
     def _work_off(self) -> None:
         """Deadlines, and what others left to this thread."""
@@ -334,7 +343,7 @@ class Loop:
         elif isinstance(message, STREAM_MESSAGES):
             session.links.carry(peer, message)
         else:
-            self.do_later(lambda: self._serve_worker(peer, message))
+            self.do_later(lambda: session.links.answer(peer, message))
 
     def _from_scheduler(self, message: scheduler_to_driver.Message, now: float, settled: Settled) -> None:
         session = self._session
@@ -389,12 +398,3 @@ class Loop:
         self._later.append(action)
         if not self.is_current():
             self.wake()
-
-    def _serve_worker(self, peer: bytes, message: worker_to_driver.Message) -> None:
-        """Questions about code: in the loop's thread, without the lock, since user code (the pickling of user objects)
-        may run here."""
-        session = self._session
-        if isinstance(message, (worker_to_driver.FetchDefinitions, worker_to_driver.FetchModule)):
-            session.send(peer, session.definitions.answer(peer, message))
-        elif isinstance(message, worker_to_driver.Unpinned):
-            session.store.unpin(peer.decode(), message.objects)

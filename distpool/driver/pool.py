@@ -176,7 +176,7 @@ class WorkerPool:
                 future._state = CANCELLED_AND_NOTIFIED
             callbacks = future.settle(CANCELLED_AND_NOTIFIED, due=self._session.due)
             self._session.attend_to_dependents()
-        self._session.loop.wake_leader()
+        self._session.loop.wake_leader(own=True)
         if callbacks:
             future.run_callbacks()
         self.shell.react(None)
@@ -188,12 +188,14 @@ class WorkerPool:
         if task is None or future.done():
             return False
         self.shell.react(lambda now, effects: self.shell.core.on_killed(task, now, effects))
+        self._session.loop.wake_leader(own=True)
         return True
 
     def leave(self, end: Callable[[], object]) -> None:
         """Have ``end``, which ends calls of this pool, called by another thread; for finalizers, which run at any
-        moment, perhaps under the session's lock."""
-        self._session.finalized.leave(end)
+        moment, perhaps under the session's lock.  A pool that has ended has none."""
+        if not self.shell.ended.is_set():
+            self._session.finalized.leave(end)
 
     def kill_nested(self, attempt: int) -> None:
         """End what was submitted by that attempt of the worker that this process is."""
@@ -278,6 +280,7 @@ class WorkerPool:
         for task in list(self.shell.held.tasks):
             task.future.cancel()
         self.shell.react(None)
+        self._session.loop.wake_leader(own=True)
 
     # -- workers ------------------------------------------------------------------------------------------------
 

@@ -390,6 +390,7 @@ class Session:
         with self.lock:
             self.leases.forget_all()
             self.pools.clear()
+            self.finalized.calls.clear()
 
     def give_up_store(self) -> None:
         """Nobody took over what this process has stored."""

@@ -16,6 +16,8 @@ from distpool.wire.resources import NodeOffer, Shape, words
 
 #: So many shapes have an order of their own at one time; whichever was used least recently makes room.
 _MOST_ORDERS = 64
+#: Of so many shapes at one time it is remembered whether the nodes would do for them.
+_MOST_REMEMBERED = 1000
 #: So many kinds of nodes are listed when something cannot be had.
 _MOST_KINDS = 4
 
@@ -116,6 +118,8 @@ class Placement:
                 missing -= count
                 chosen.append(node)
         if missing > 0:
+            if len(self._too_few) >= _MOST_REMEMBERED:
+                self._too_few.clear()
             self._too_few.add(shape)
             return []
         return chosen
@@ -124,7 +128,7 @@ class Placement:
         """Whether ``shape`` (all workers of a gang) could be had if nothing else ran, or with nodes on offer."""
         known = self._feasible.get(shape)
         if known is None:
-            if len(self._feasible) > 1000:
+            if len(self._feasible) >= _MOST_REMEMBERED:
                 self._feasible.clear()
             known = self._feasible[shape] = self._find_out(shape)
         return known

@@ -155,13 +155,14 @@ class Room:
     def begin_use(self, slot: Slot) -> None:
         """It must stay where it is for a while (caller holds the lock)."""
         self.busy.add(slot)
-        slot.accessed = True
+        slot.accessed += 1
         slot.segment.last_used = time.monotonic()
 
     def end_use(self, slot: Slot) -> None:
         """The counterpart of ``begin_use``."""
-        slot.accessed = False
-        self.busy.discard(slot)
+        slot.accessed -= 1
+        if not slot.accessed:  # several may compare what they store with it
+            self.busy.discard(slot)
 
     @property
     def can_spill(self) -> bool:

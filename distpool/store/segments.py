@@ -122,7 +122,7 @@ class Slot:
         self.used_bytes = 0
         self.version = 0
         #: Written or compared without the lock, at this moment; set before the segment's address is looked at.
-        self.accessed = False
+        self.accessed = 0
 
 
 class SegmentAllocator:
@@ -185,7 +185,7 @@ class SegmentAllocator:
         segment = slot.segment
         backed = min(slot.backed_bytes, end)
         fd = -1
-        slot.accessed = True
+        slot.accessed += 1
         try:
             if not (address := segment.address):
                 raise ValueError("the object store of this process was closed meanwhile")
@@ -211,7 +211,7 @@ class SegmentAllocator:
                     mapped += os.pwrite(fd, piece[mapped:], slot.offset + offset + mapped)
                     crashpoints.reach("store.writing")
         finally:
-            slot.accessed = False
+            slot.accessed -= 1
             if fd >= 0:
                 os.close(fd)
 

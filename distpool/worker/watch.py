@@ -17,6 +17,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from distpool.errors import TaskInterrupted
+from distpool.store.link import Asked
 from distpool.wire.channel import Channel
 from distpool.worker.mailbox import Mailbox
 
@@ -29,7 +30,9 @@ _LONG_S = 0.25
 _PARENT_S = 5.0
 
 #: Where the main thread merely waits: an exception harms nothing there.
-_WAITS = frozenset(function.__code__ for function in (threading.Condition.wait, threading.Event.wait, Channel.wait))
+_WAITS = frozenset(
+    function.__code__ for function in (threading.Condition.wait, threading.Event.wait, Channel.wait, Asked.wait)
+)
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 _OUR_BOOKKEEPING = (
     "distpool.wire.",
@@ -150,7 +153,7 @@ class Watch:
             self._users_handler(number, frame)
 
     def _is_fit(self, frame: FrameType | None) -> bool:
-        if frame is None or frame.f_code in self._task_codes:
+        if frame is None or frame.f_code in self._task_codes or frame.f_code in _WAITS:
             return True
         if _imports(frame):
             return False

@@ -148,3 +148,13 @@ def test_calls_of_joblib_collected_under_the_lock_are_ended(
         lock.release()
     concurrent.futures.wait(futures)
     assert all(future.cancelled() or future.exception() is not None for future in futures[3:])
+
+
+@pytest.mark.fresh_session
+def test_nothing_is_noted_for_a_pool_that_has_ended() -> None:
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        session = current_session()
+        (pool,) = session.pools.values()
+    pool.leave(lambda: None)
+    assert not session.finalized.calls

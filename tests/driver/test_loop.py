@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import math
 import os
@@ -20,6 +21,7 @@ import pytest
 import distpool
 from distpool import DistExecutor
 from distpool.driver.current import current_session
+from distpool.driver.future import DistFuture
 from distpool.driver.loop import Loop
 from distpool.multiprocessing import Pool
 
@@ -343,6 +345,61 @@ def test_a_signal_handler_waits_in_the_thread_that_waits(gate: str) -> None:
         slow.result()
     thread.join()
     signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.fresh_session
+@pytest.mark.parametrize("wait_for", [DistFuture.result, lambda future: concurrent.futures.wait([future])])
+def test_what_the_thread_waits_for_ends_while_a_signal_handler_waits(gate: str, wait_for: Any) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with DistExecutor(2) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        slow = executor.submit(wait_at, gate)
+        opened = open(gate, "w")  # the handler closes it
+
+        def wait_for_both() -> None:
+            opened.close()
+            wait_for(slow)
+            wait_for(executor.submit(abs, -2))
+
+        thread = interrupting(wait_for_both)
+        slow.result()
+    thread.join()
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.fresh_session
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+def test_a_signal_handler_ends_what_the_thread_waits_for(gate: str, end: str) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with DistExecutor(1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        slow = executor.submit(wait_at, gate)
+        with open(gate, "w"):
+            waits = executor.submit(abs, -2)
+            thread = interrupting(lambda: getattr(waits, end)())
+            with pytest.raises(CancelledError):
+                waits.result()
+        slow.result()
+    thread.join()
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.fresh_session
+def test_a_callback_waits_for_what_another_thread_brings() -> None:
+    values: list[object] = []
+    called = threading.Event()
+    with DistExecutor(2) as executor, Pool(2) as pool:
+
+        def go_on(_: object) -> None:
+            for _ in range(10):
+                values.append(pool.map_async(abs, range(-100, 0)).get())
+            called.set()
+
+        executor.submit(abs, -1).add_done_callback(go_on)
+        called.wait()
+    assert values == [[*range(100, 0, -1)]] * 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

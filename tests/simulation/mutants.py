@@ -168,14 +168,16 @@ def _one_too_few(real: Any) -> Any:
     return init
 
 
-def _forget_idle(real: Any) -> Any:
-    def deal(self: Any, group: Any, now: float, effects: Any) -> None:
-        while group.ready and group.idle:
-            lease = next(reversed(group.idle))
-            if not self.give(group, group.idle[lease], now, effects):
-                group.idle.pop(lease, None)
+def _forget_started(real: Any) -> Any:
+    def on_set_up(self: Any, lease: str, now: float, effects: Any) -> None:
+        worker = self.workers.get(lease)
+        group = None if worker is None else self.groups[worker.shape]
+        forgotten = group is not None and not group.ready and lease not in group.idle
+        real(self, lease, now, effects)
+        if forgotten:
+            group.idle.pop(lease, None)
 
-    return deal
+    return on_set_up
 
 
 def _forget_at_once(real: Any) -> Any:
@@ -362,7 +364,7 @@ MUTANTS = [
     Mutant("a task that ignores its interrupt is never killed", (Stopper, "stop", _no_grace_deadline)),
     Mutant("arguments go while a stopped task still has them", (Stopper, "stop", _let_go_too_early)),
     Mutant("demand is not repeated to a scheduler that lost it", (PoolCore, "on_opened", _demand_not_repeated)),
-    Mutant("a worker is forgotten when only cancelled tasks wait", (Dealer, "deal", _forget_idle)),
+    Mutant("a worker is forgotten whose task another one took", (PoolCore, "on_set_up", _forget_started)),
     Mutant("a dependency is released early", (dependencies._Countdown, "__init__", _one_too_few)),
     Mutant("how a result was made is forgotten while it is held", (Lineage, "remember", _forget_at_once)),
     Mutant("how a result was made is kept when nobody holds it", (Lineage, "let_go", _nothing)),

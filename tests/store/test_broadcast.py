@@ -243,6 +243,20 @@ def test_pinned_memory_is_not_trusted(monkeypatch):
     watch.close()
 
 
+def test_two_compare_with_the_same_copy(store):
+    packed = store.pack(bytes(1 << 20))
+    (object_id,) = ids(packed)
+    slot, room = store._endings.slots[object_id], store._room
+    for _ in range(2):
+        room.begin_use(slot)
+    room.end_use(slot)
+    assert slot.accessed
+    assert slot in room.busy
+    room.end_use(slot)
+    assert not slot.accessed
+    assert slot not in room.busy
+
+
 def test_nothing_is_kept_for_good(store):
     for i in range(600):
         store.pack(np.full(70_000, i % 251, "u1") + np.arange(70_000, dtype="u1") * (i // 251)).release()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from distpool.errors import TaskInterrupted
+from distpool.store.link import Asked
 from distpool.worker.watch import Watch
 
 
@@ -92,3 +95,18 @@ def test_what_is_no_attempt_is_not_interrupted(main: _Main, attempt: int) -> Non
     main.running = attempt
     main.watch.interrupt(attempt)
     assert not main.signals
+
+
+def test_a_task_that_waits_for_memory_may_be_interrupted() -> None:
+    asked = Asked()
+    waits = threading.Thread(target=asked.wait)
+    waits.start()
+    try:
+        watch = Watch(SimpleNamespace(), SimpleNamespace(), frozenset())  # type: ignore[arg-type]
+        frame = None
+        while frame is None or frame.f_code is not Asked.wait.__code__:
+            frame = sys._current_frames().get(waits.ident or 0)
+        assert watch._is_fit(frame)
+    finally:
+        asked.wake()
+        waits.join()
