@@ -17,7 +17,9 @@ _BEGIN, _END = "<!-- summary: `python -m benchmarks report` -->", "<!-- end of s
 _HOW = """\
 Each run is a fresh process; contenders take turns, so that what disturbs the machine disturbs all of them. Numbers are
 medians, with the lowest and highest of all runs behind them. *distpool is* says how many times as good distpool's
-number is: above 1 it is ahead, below 1 it is behind. `python -m benchmarks` does all of this again.
+number is: above 1 it is ahead, below 1 it is behind. A target that is a multiple of somebody else's number is of the
+median of the rounds' multiples, each of two runs of one round: the machine's speed differs from round to round.
+`python -m benchmarks` does all of this again.
 """
 
 
@@ -137,18 +139,24 @@ def targets(tables: dict[str, list[Row]]) -> list[str]:
             met = {True: "yes", False: "**no**", None: "?"}[verdict.met]
             lines.append(
                 f"| {workload.title(name)} | {verdict.target.metric} | {contenders.ALL[verdict.ours].title} "
-                f"| {wanted(verdict, declared)} | {number(verdict.reached, declared)} | {met} |"
+                f"| {wanted(verdict, declared)} | {reached(verdict, declared)} | {met} |"
             )
     return lines
 
 
 def wanted(verdict: Verdict, declared: Metric) -> str:
     sign = "≥" if declared.better == "higher" else "≤"
-    text = f"{sign} {number(verdict.wanted, declared)}"
     if verdict.target.ratio is None:
-        return text
+        return f"{sign} {number(verdict.target.value, declared)}"
     opponent = contenders.ALL[verdict.opponent].title if verdict.opponent else ", ".join(verdict.target.against)
-    return f"{text} ({verdict.target.ratio:g} x {opponent})"
+    return f"{sign} {verdict.target.ratio:g} x {opponent}"
+
+
+def reached(verdict: Verdict, declared: Metric) -> str:
+    text = number(verdict.reached, declared)
+    if verdict.ratio is None:
+        return text
+    return f"{verdict.ratio:.3g} x ({text}; {verdict.rounds} round{'s' * (verdict.rounds > 1)})"
 
 
 def one_workload(name: str, found: list[Row], measured_limits: dict[str, float]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import contenders, workload
@@ -33,6 +33,8 @@ class Row:
     figures: dict[str, Figure]
     #: What did not go well, in words.
     remarks: tuple[str, ...]
+    #: Each metric's values by the number of the round.
+    by_round: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,13 @@ class Verdict:
 
     target: Target
     ours: str
-    #: What was asked for, and what was reached, in the metric's unit.
-    wanted: float | None
+    #: What was reached, in the metric's unit.
     reached: float | None
-    #: Who had to be matched.
+    #: Who had to be matched, how many times that was reached (the median of the rounds that have both), and in how many
+    #: rounds.
     opponent: str | None
+    ratio: float | None
+    rounds: int
     #: ``None``: cannot be said, since one of the two is missing.
     met: bool | None
 
@@ -53,20 +57,30 @@ class Verdict:
 def rows(name: str, runs: Iterable[dict[str, Any]]) -> list[Row]:
     """The contenders of a workload, in the order in which it lists them."""
     module = workload.load(name)
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    #: contender -> its run in each round that it took part in
+    grouped: dict[str, dict[int, dict[str, Any]]] = {}
+    turn, taken_part = 0, set()
     for run in runs:
         if run["workload"] == name:
-            grouped.setdefault(run["contender"], []).append(run)
+            contender = run["contender"]
+            if contender in taken_part:  # its next round
+                turn, taken_part = turn + 1, set()
+            taken_part.add(contender)
+            grouped.setdefault(contender, {})[turn] = run
     order = [each for each in contenders.ALL if each in grouped and each in module.CONTENDERS]
     return [_row(each, grouped[each], list(module.METRICS)) for each in order]
 
 
-def _row(contender: str, runs: list[dict[str, Any]], metrics: list[str]) -> Row:
-    figures = {}
+def _row(contender: str, turns: dict[int, dict[str, Any]], metrics: list[str]) -> Row:
+    figures, by_round = {}, {}
     for metric in metrics:
-        values = [run["values"][metric] for run in runs if run.get("values", {}).get(metric) is not None]
+        values = {turn: run.get("values", {}).get(metric) for turn, run in turns.items()}
+        values = {turn: value for turn, value in values.items() if value is not None}
         if values:
-            figures[metric] = Figure(statistics.median(values), min(values), max(values), len(values))
+            by_round[metric] = values
+            found = values.values()
+            figures[metric] = Figure(statistics.median(found), min(found), max(found), len(found))
+    runs = list(turns.values())
     remarks = list(dict.fromkeys(run["message"] for run in runs if run.get("message")))
     for words, count in (
         ("hung when closed", sum(run.get("hung_at_close", False) for run in runs)),
@@ -74,7 +88,7 @@ def _row(contender: str, runs: list[dict[str, Any]], metrics: list[str]) -> Row:
     ):
         if count:
             remarks.append(f"{words} in {count} of {len(runs)}")
-    return Row(contender, max(run["size"] for run in runs), figures, tuple(remarks))
+    return Row(contender, max(run["size"] for run in runs), figures, tuple(remarks), by_round)
 
 
 def headline(name: str) -> str:
@@ -114,16 +128,25 @@ def verdicts(name: str, found: list[Row]) -> list[Verdict]:
             None if target.ours else ours(name, found, target.metric),
         )
         reached = mine.figures[target.metric].median if mine and target.metric in mine.figures else None
-        opponent, wanted = None, target.value
+        opponent, ratios, measured, wanted = None, [], reached, target.value
         if target.ratio is not None:
             opponent = best(found, target.metric, better, target.against)
-            wanted = opponent.figures[target.metric].median * target.ratio if opponent else None
+            ratios = paired(mine, opponent, target.metric) if mine and opponent else []
+            measured, wanted = (statistics.median(ratios) if ratios else None), target.ratio
         met = None
-        if reached is not None and wanted is not None:
-            met = reached >= wanted if better == "higher" else reached <= wanted
+        if measured is not None and wanted is not None:
+            met = measured >= wanted if better == "higher" else measured <= wanted
         label = target.ours or (mine.contender if mine else "distpool")
-        results.append(Verdict(target, label, wanted, reached, opponent.contender if opponent else None, met))
+        name_of_opponent = opponent.contender if opponent else None
+        ratio = measured if target.ratio is not None else None
+        results.append(Verdict(target, label, reached, name_of_opponent, ratio, len(ratios), met))
     return results
+
+
+def paired(mine: Row, theirs: Row, metric: str) -> list[float]:
+    """Mine as a multiple of theirs, in each round that has both: the machine's speed may differ from round to round."""
+    others = theirs.by_round.get(metric, {})
+    return [value / others[turn] for turn, value in mine.by_round.get(metric, {}).items() if others.get(turn)]
 
 
 def disturbed(runs: Iterable[dict[str, Any]]) -> float:

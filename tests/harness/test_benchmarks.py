@@ -6,8 +6,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
-from benchmarks import contenders, limits, report, run, workload
+import pytest
+
+from benchmarks import contenders, limits, report, run, summary, workload
 from benchmarks.summary import Figure, Row
 
 ROOT = Path(run.__file__).resolve().parent.parent
@@ -31,6 +34,24 @@ def test_how_often_each_was_run() -> None:
     assert report.rounds({"submit": [row(5)], "chain": [row(5)]}) == "Each figure is of 5 runs."
     assert report.rounds({"submit": [row(1), row(5), row(5)]}).endswith("the median of 1 to 5 runs, of 5 for most.")
     assert report.rounds({}) == "Nothing was run to its end."
+
+
+def test_targets_compare_runs_of_the_same_round() -> None:
+    def ran(contender: str, ms: float) -> dict[str, Any]:
+        return {"workload": "cold_start", "contender": contender, "size": 7, "values": {"whole": ms}}
+
+    quick = [ran("distpool-pool", 200.0), ran("pool-forkserver", 140.0)]
+    slow = [ran("pool-forkserver", 280.0), ran("distpool-pool", 400.0)]
+    alone = [ran("distpool-pool", 410.0)]
+    (verdict,) = summary.verdicts("cold_start", summary.rows("cold_start", quick + slow + alone))
+    assert verdict.ratio == pytest.approx(200 / 140)
+    assert (verdict.opponent, verdict.rounds, verdict.reached, verdict.met) == ("pool-forkserver", 2, 400.0, True)
+    (verdict,) = summary.verdicts("cold_start", summary.rows("cold_start", [ran("distpool-pool", 310.0), *slow[:1]]))
+    assert verdict.met
+    (verdict,) = summary.verdicts("cold_start", summary.rows("cold_start", [ran("distpool-pool", 430.0), *slow[:1]]))
+    assert verdict.met is False
+    (verdict,) = summary.verdicts("cold_start", summary.rows("cold_start", alone))
+    assert (verdict.met, verdict.ratio, verdict.rounds) == (None, None, 0)
 
 
 def test_the_machine_can_do_what_it_did_best() -> None:
