@@ -153,10 +153,12 @@ class Watch:
             self._users_handler(number, frame)
 
     def _is_fit(self, frame: FrameType | None) -> bool:
-        if frame is None or frame.f_code in self._task_codes or frame.f_code in _WAITS:
+        if frame is None or frame.f_code in self._task_codes:
             return True
         if _imports(frame):
             return False
+        if frame.f_code in _WAITS:
+            return True
         inner: FrameType | None = frame
         while inner is not None and inner.f_globals.get("__name__") in _LIBRARY:
             if inner.f_code in _WAITS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import threading
@@ -97,16 +98,19 @@ def test_what_is_no_attempt_is_not_interrupted(main: _Main, attempt: int) -> Non
     assert not main.signals
 
 
-def test_a_task_that_waits_for_memory_may_be_interrupted() -> None:
+@pytest.mark.parametrize("importing", [False, True])
+def test_a_task_that_waits_for_memory_may_be_interrupted_unless_it_imports(importing: bool) -> None:
     asked = Asked()
-    waits = threading.Thread(target=asked.wait)
+    import_system = compile("wait()", "<frozen importlib._bootstrap>", "exec")
+    wait = functools.partial(exec, import_system, {"wait": asked.wait}) if importing else asked.wait
+    waits = threading.Thread(target=wait)
     waits.start()
     try:
         watch = Watch(SimpleNamespace(), SimpleNamespace(), frozenset())  # type: ignore[arg-type]
         frame = None
         while frame is None or frame.f_code is not Asked.wait.__code__:
             frame = sys._current_frames().get(waits.ident or 0)
-        assert watch._is_fit(frame)
+        assert watch._is_fit(frame) is not importing
     finally:
         asked.wake()
         waits.join()
