@@ -135,7 +135,7 @@ class Loop:
         """Serve the channel in the caller's thread until ``is_done()``; False when the time ran out or somebody else
         leads: the caller then waits in another way."""
         me = threading.get_ident()
-        if me in (self._ident, self._leader):
+        if me in (self._ident, self._leader):  # as ``serves``, on the way of every result
             return self._wait_within(is_done, deadline)
         with shield:
             if not self._leading.acquire(blocking=False):
