@@ -56,6 +56,11 @@ class Leases:
         """The workers whose leases have not ended."""
         return list(self._by_lease.values())
 
+    def gone(self) -> list[bytes]:
+        """The workers whose leases have ended and that may still be heard."""
+        held = set(self._by_lease.values())
+        return [peer for peer in self._by_worker if peer not in held]
+
     def workers(self) -> Iterable[bytes]:
         """The workers that may still be heard."""
         return self._by_worker

@@ -39,8 +39,7 @@ _PR_SET_PDEATHSIG = 1
 #: When memory runs out all the same, the kernel had better take a worker, whose task can run again, than the program:
 #: as if it used so many thousandths of the memory more than it does.
 _SOONER_KILLED = 300
-#: Of the thread in which a generation loads its modules (``nice``): a seventieth of a core when all cores are busy.  A
-#: tenth, at 10, made the tasks of two busy workers wait for as much as 10 % of their time.
+#: Of the thread in which a generation loads its modules (``nice``), where the system has nothing lower.
 _LOADING_PRIORITY = 19
 #: After so long, the first workers are up, and between requests there is time to load what only some workers need.
 _QUIET_S = 0.05
@@ -266,7 +265,8 @@ def _load_politely(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, 
     """As ``_load``, but tasks that run meanwhile come first.
 
     Priority belongs to a thread on Linux, and cannot be raised again; so a thread of its own gives it up, and is gone
-    when workers are forked.
+    when workers are forked.  A low priority does not suffice: a worker that wakes up is sent to wait behind another one
+    while the core with such a thread counts as busy.
     """
     if not sys.platform.startswith("linux"):
         return _load(names, 1)
@@ -274,7 +274,10 @@ def _load_politely(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, 
     results: list[tuple[tuple[str, ...], tuple[str, ...], str | None]] = []
 
     def load() -> None:
-        os.setpriority(os.PRIO_PROCESS, 0, _LOADING_PRIORITY)
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:  # a sandbox that does not allow it
+            os.setpriority(os.PRIO_PROCESS, 0, _LOADING_PRIORITY)
         results.append(context.run(_load, names, 2))
 
     thread = threading.Thread(target=load)

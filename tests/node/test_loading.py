@@ -12,24 +12,38 @@ import pytest
 
 from distpool.node import zygote
 
-PROBE = "import decimal, os\ndecimal.getcontext().prec = 7\npriority = os.getpriority(os.PRIO_PROCESS, 0)\n"
+PROBE = """
+import decimal, os
+decimal.getcontext().prec = 7
+standing = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+"""
 PROGRAM = """
 import decimal, os
 from distpool.node.zygote import _load_politely, _thread_count
-before = os.getpriority(os.PRIO_PROCESS, 0)
+before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
 print(_load_politely(("probe", "no_such_module")))
 import probe
-print(probe.priority == 19, os.getpriority(os.PRIO_PROCESS, 0) == before, decimal.getcontext().prec, _thread_count())
+print(probe.standing)
+after = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+print(after == before, decimal.getcontext().prec, _thread_count())
+"""
+#: A sandbox that does not let a process choose its scheduling.
+REFUSED = """
+def refuse(*_):
+    raise PermissionError(1, "Operation not permitted")
+os.sched_setscheduler = refuse
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere threads have no priorities of their own")
-def test_loading_gives_way_to_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_loading_gives_way_to_tasks(refused: bool, tmp_path: Path) -> None:
     (tmp_path / "probe.py").write_text(PROBE)
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"
+    program = f"import os, sys; sys.path.insert(0, {str(tmp_path)!r})\n{REFUSED if refused else ''}{PROGRAM}"
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=root)
-    assert run.stdout.splitlines() == ["(('probe',), ('no_such_module',), None)", "True True 7 1"], run.stderr
+    standing = (os.SCHED_OTHER, 19) if refused else (os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0))
+    assert run.stdout.splitlines() == ["(('probe',), ('no_such_module',), None)", f"{standing}", "True 7 1"], run.stderr
 
 
 @pytest.mark.parametrize("module", ["numpy", "pyarrow", "pandas", "sklearn.ensemble"])
