@@ -144,3 +144,8 @@ class Links:
         self._session.channel.disconnect(peer)
         if self._streams is not None:
             self._streams.forget(peer)
+
+    def hang_up_on_the_gone(self) -> None:
+        """Before the session's end: nothing that was meant for workers whose leases have ended is waited for."""
+        for peer in self._session.leases.gone():
+            self._session.channel.disconnect(peer)

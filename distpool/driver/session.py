@@ -148,7 +148,7 @@ class Session:
         from distpool.driver.site import DriverSite
 
         assert origin.keys is not None
-        site = DriverSite(name, origin.keys, self.tell_scheduler, self.wait_for_event, lambda: self.loop.wake())
+        site = DriverSite(name, origin.keys, self.tell_scheduler, self.wait_for_event, self._wake)
         store = ObjectStore(site.store_folder, name, node=name, on_free=on_free, prepare=site.prepare)
         store.elsewhere = self.site = site
         return store
@@ -172,8 +172,7 @@ class Session:
 
     def _let_go(self, bequeath: bool = False) -> None:
         linger_s = 0.0 if self.node is not None else _LINGER_S
-        for peer in self.leases.gone():  # nothing that was meant for them is waited for
-            self.channel.disconnect(peer)
+        self.links.hang_up_on_the_gone()
         self.channel.close(linger_s)
         self._context.destroy(linger=int(linger_s * 1000))
         if bequeath:
@@ -355,6 +354,9 @@ class Session:
             return self.loop.lead(event.is_set, None if timeout_s is None else _monotonic() + timeout_s)
         with self._lending():
             return event.wait(timeout_s)
+
+    def _wake(self) -> None:
+        self.loop.wake()
 
     def _lending(self) -> Any:
         return ending.noticing_interrupt(self) if self.worker is None else worker_context.blocked()
