@@ -61,10 +61,16 @@ def is_user_module(module: types.ModuleType) -> bool:
 
 def user_modules() -> list[str]:
     """The names of the loaded modules of the user's project."""
+    # Most are Python's own or ours, which their names tell; to look at a module itself copies, in a worker, the page
+    # that it shares with the zygote.
+    never = sys.stdlib_module_names | {_OWN_PACKAGE}
     return [
         name
         for name, module in list(sys.modules.items())
-        if isinstance(module, types.ModuleType) and getattr(module, "__name__", None) == name and is_user_module(module)
+        if name.partition(".")[0] not in never
+        and isinstance(module, types.ModuleType)
+        and getattr(module, "__name__", None) == name
+        and is_user_module(module)
     ]
 
 
