@@ -86,6 +86,7 @@ class SchedulerCore:
             "operator": self._operators.on_time,
             "return": desk.give_up_on,
             "memory": desk.grow_bolder,
+            "lend": desk.lend,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:

@@ -83,6 +83,14 @@ class Desk:
         able = [other for other in others if other.site_endpoint and other.name not in node.refused_by]
         return max(able, key=lambda other: (other.capacity.memory_bytes, -other.sequence), default=None)
 
+    def lend(self, lease: str) -> None:
+        """What a lease's task waits for is known now, or is not said: others may have its CPUs, if it still waits."""
+        known = self.book.leases.get(lease)
+        if known is not None and known.lends_soon:
+            known.lends_soon = False
+            if known.state is LeaseState.ACTIVE:
+                self.book.set_state(known, LeaseState.BLOCKED)
+
     def arm(self, kind: str, name: str, heard_at: float) -> None:
         if (kind, name) not in self.armed:
             self.armed.add((kind, name))

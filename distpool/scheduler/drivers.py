@@ -125,6 +125,7 @@ class DriverSide:
         grown = message.workers > (known.wanted if known is not None else 0)
         self._desk.book.set_wanted(member, shape, max(0, message.workers), message.near)
         if message.workers > 0:
+            self._desk.lend(driver.parent_lease)
             self._desk.refuse_infeasible([member.demands[shape]])
         if grown:  # saying the same again makes nothing more urgent
             self._desk.reclaim.hurry()

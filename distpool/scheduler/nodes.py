@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ from distpool.version import __version__
 from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import codec
 from distpool.wire import scheduler_to_agent as to_agent
+
+#: A task may be known to wait before what it waits for is wanted: the two words come by different ways.  So long its
+#: CPUs are kept for that; whoever else got them might keep them for long, and the task would have nothing.
+_UNSAID_S = 0.005
 
 
 class NodeSide:
@@ -177,9 +182,20 @@ class NodeSide:
     def _on_lease_blocked(self, node: Node, message: from_agent.LeaseBlocked) -> None:
         lease = self._desk.book.leases.get(message.lease)
         if lease is not None and lease.node is node and lease.state is LeaseState.ACTIVE:
-            self._desk.book.set_state(lease, LeaseState.BLOCKED)
+            # The worker said so to its agent; what it waits for, it says to us.
+            if not any(map(self._wants_any, lease.children)):
+                lease.lends_soon = True
+                heapq.heappush(self._desk.timers, (self._desk.now + _UNSAID_S, "lend", lease.name))
+            else:
+                self._desk.book.set_state(lease, LeaseState.BLOCKED)
+
+    def _wants_any(self, driver: str) -> bool:
+        pools = self._desk.book.drivers[driver].pools.values()
+        return any(demand.wanted for pool in pools for demand in pool.members[driver].demands.values())
 
     def _on_lease_unblocked(self, node: Node, message: from_agent.LeaseUnblocked) -> None:
         lease = self._desk.book.leases.get(message.lease)
-        if lease is not None and lease.node is node and lease.state is LeaseState.BLOCKED:
-            self._desk.book.set_state(lease, LeaseState.ACTIVE)
+        if lease is not None and lease.node is node:
+            lease.lends_soon = False
+            if lease.state is LeaseState.BLOCKED:
+                self._desk.book.set_state(lease, LeaseState.ACTIVE)

@@ -64,6 +64,8 @@ class Lease(msgspec.Struct, eq=False):
     exempt: bool = False
     #: its CPUs count on the node (not while it lends them)
     on_cpu: bool = True
+    #: its task waits, and what for has not been said yet: it lends its CPUs when that is, or soon
+    lends_soon: bool = False
     #: drivers that live in its worker
     children: set[str] = msgspec.field(default_factory=set)
     #: its driver has died, with the worker in which that ran; these, the nearest first, see to what its own one leaves
