@@ -20,6 +20,9 @@ from distpool.driver.task import Task
 LAST_WORDS_S = 0.005
 #: How long the cause of a worker's death may take to come from its node, by way of the scheduler.
 CAUSE_S = 2.0
+#: A worker that is stopped for what its task uses was seen to use it a little earlier.  If it began with this task, or
+#: answered another one, since then, nobody knows which of them that was.
+_BLAMED_AFTER_S = 0.1
 #: How long a worker that was told to end may take before it is killed.
 TERMINATE_GRACE_S = 1.0
 _UNHEEDED = "it was ended because a task on it did not stop when told to"
@@ -48,6 +51,8 @@ class Losses:
     def on_ended(self, worker: Worker, exit: WorkerExit, now: float, effects: Effects) -> None:
         """Word came that a worker is gone, or after its connection had broken, why that was."""
         presumed = worker.exit
+        if presumed is None:
+            worker.ended_at = now
         if presumed is None or exit.reason:
             worker.exit = exit
         self._dealer.groups[worker.shape].idle.pop(worker.lease, None)
@@ -86,7 +91,8 @@ class Losses:
             self.break_pool(Failure(FailureKind.BROKEN, exit=exit), effects)
             return
         else:
-            self._charge(group, tasks, exit, effects)
+            certain = exit.shortage == "task" and worker.ended_at >= worker.last_progress + _BLAMED_AFTER_S
+            self._charge(group, tasks, exit, effects, certain)
             # With a node that is lost go workers that had no chance to answer.
             if not worker.answered and not worker.stopping and not exit.lost:
                 self.on_failed_start(exit, effects)
@@ -97,15 +103,19 @@ class Losses:
             self._dealer.shed(group, effects)
             self._dealer.deal(group, now, effects)
 
-    def _charge(self, group: Group, tasks: list[Task], exit: WorkerExit, effects: Effects) -> None:
-        """These tasks may have run at a worker that did not answer: they run again if they may."""
+    def _charge(
+        self, group: Group, tasks: list[Task], exit: WorkerExit, effects: Effects, certain: bool = False
+    ) -> None:
+        """These tasks may have run at a worker that did not answer: they run again if they may.
+
+        :param certain: whether the worker ended because of what it was running, and would do so again; of several tasks
+            it is unknown which one that was.
+        """
         again = []
         kind = FailureKind.OUT_OF_MEMORY if exit.shortage else FailureKind.WORKER_DIED
-        # More than it is allowed it would use again; of several it is unknown which it was.
-        certain = exit.shortage == "task" and len(tasks) == 1
         for task in tasks:
             task.deaths += 1
-            if certain or task.retries_left <= 0:
+            if (certain and len(tasks) == 1) or task.retries_left <= 0:
                 self._state.fail(task, Failure(kind, exit=exit), effects)
             else:
                 task.retries_left -= 1

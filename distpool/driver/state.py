@@ -77,6 +77,8 @@ class Worker(msgspec.Struct, eq=False):
     retracting: bool = False
     last_progress: float = 0.0
     exit: WorkerExit | None = None
+    #: when that was heard first
+    ended_at: float = 0.0
     #: nothing will come from it any more
     silent: bool = False
     #: what its tasks wrote to ``sys.stderr`` last

@@ -161,6 +161,18 @@ def test_more_than_its_own_limit_is_final() -> None:
     assert [(task.future, failure.kind) for task, failure in effects.failed] == [("a", FailureKind.OUT_OF_MEMORY)]
 
 
+def test_what_the_task_before_used_is_not_final() -> None:
+    """Its answer came between the look at the worker's memory and the worker's end."""
+    core = PoolCore(1)
+    core.on_submitted([make_task("a", retries=3), make_task("b", retries=3)], 0.0, Effects())
+    core.on_granted(make_worker("l1"), 0.0, Effects())
+    core.on_results("l1", [Result(1, OK, b"")], 0.95, 0.95, Effects())
+    effects = Effects()
+    core.on_ended("l1", WorkerExit(1, -9, shortage="task"), 1.0, effects)
+    core.on_time(1.0 + LAST_WORDS_S, effects)
+    assert (effects.failed, [task.future for task in effects.requeued]) == ([], ["b"])
+
+
 def flowing_core() -> tuple[PoolCore, list[Worker]]:
     """Eight workers, tasks of 5 µs: two of the workers are busy, and an answer has just come from one of them."""
     core = PoolCore(8, eager=True)
