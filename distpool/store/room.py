@@ -145,8 +145,7 @@ class Room:
         self._allocator_of(slot).free(slot)
         if spilled and not segment.used_slots and self.folder.spill is not None:
             self.folder.spill.remove(segment.name)
-        for asked in self._waiting:
-            asked.wake()
+        self._wake_waiting()
 
     def revive(self, slot: Slot) -> bool:
         """Take back a slot that was freed, with what is in it (caller holds the lock)."""
@@ -331,6 +330,8 @@ class Room:
     def _on_moved(self, size_bytes: int) -> None:
         if self.allowed_bytes is not None:
             self.allowed_bytes -= size_bytes
+        if not size_bytes:
+            self._wake_waiting()
 
     def _missing(self, fresh: int) -> int:
         assert self.allowed_bytes is not None
@@ -358,6 +359,10 @@ class Room:
             if link.forget(asked) and not link.closed:
                 link.say(MemoryNoLongerWanted(asked.request))
         return asked if asked.answer is not None or not link.closed else None
+
+    def _wake_waiting(self) -> None:
+        for asked in self._waiting:
+            asked.wake()
 
     def _stop_waiting(self, asked: Asked) -> None:
         self._waiting.discard(asked)

@@ -235,7 +235,7 @@ class SegmentAllocator:
             return  # closed before
         segment.used_slots -= 1
         if segment.leaving:
-            if not segment.used_slots:
+            if not segment.used_slots and not segment.address:  # else it is being copied, see ``withdraw``
                 self._remove(segment)
             return
         self._freed.setdefault(segment.slot_bytes, {})[slot] = None
@@ -252,8 +252,7 @@ class SegmentAllocator:
         """
         before = self.backed_bytes
         while self.freed_bytes > keep_bytes and self._empty:
-            segment = next(iter(self._empty))
-            self._remove(segment)
+            self._remove(next(iter(self._empty)))
         return before - self.backed_bytes
 
     @property
@@ -270,7 +269,8 @@ class SegmentAllocator:
         return [segment for segment in self._segments if segment.used_slots and not segment.leaving]
 
     def withdraw(self, segment: Segment) -> list[Slot] | None:
-        """Begin to move a segment to disk: nothing is put into it any more.
+        """Begin to move a segment to disk: nothing is put into it any more.  Until ``move`` or ``stay`` its memory
+        stays, also when its objects end: something else, in which reading makes pages, would come to its address.
 
         :returns: the slots that are in use; None when it is gone or leaving already.
         """
@@ -292,9 +292,8 @@ class SegmentAllocator:
 
     def stay(self, segment: Segment) -> None:
         """It could not be moved.  Its unused slots stay unused."""
-        if segment in self._segments and segment.used_slots:
-            segment.leaving = False
-        elif segment in self._segments:
+        segment.leaving = False
+        if segment in self._segments and not segment.used_slots:
             self._remove(segment)
 
     def move(self, segment: Segment, path: str) -> int:
@@ -302,7 +301,8 @@ class SegmentAllocator:
 
         :returns: how many bytes, 0 when nothing in it is used any more (then the file is not needed).
         """
-        if segment not in self._segments:
+        if segment not in self._segments or not segment.used_slots:
+            self.stay(segment)
             return 0
         before = self.backed_bytes
         for slot in segment.slots:
@@ -376,10 +376,10 @@ class SegmentAllocator:
         # Never twice: by then something else may be mapped at the address.
         self._segments.remove(segment)
         self._empty.pop(segment, None)
-        # Closed while another thread stores something: that mapping stays until the process ends.  In this order, since
-        # whoever still found the address had said so before.
+        # Closed while another thread stores or moves something: that mapping stays until the process ends.  In this
+        # order, since whoever still found the address had said so before.
         address, segment.address = segment.address, 0
-        accessed = any(slot.accessed for slot in segment.slots)
+        accessed = segment.leaving or any(slot.accessed for slot in segment.slots)
         freed = self._freed.get(segment.slot_bytes, {})
         unused = self._unused.get(segment.slot_bytes, {})
         for slot in segment.slots:

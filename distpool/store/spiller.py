@@ -19,7 +19,8 @@ class Spiller:
     :param lock: the client's.
     :param busy: slots that are being written or compared: their segments cannot leave.
     :param orphaned: names the segments of the dead (called under the lock).
-    :param on_moved: told, under the lock, how much memory came free.
+    :param on_moved: told, under the lock, how much memory came free for others; 0: all objects of a segment ended while
+        it was copied, and its memory is this process' to use.
     """
 
     def __init__(
@@ -73,8 +74,7 @@ class Spiller:
                 moved = 0
             else:
                 moved = self._memory.move(segment, path)
-                if moved:
-                    self._on_moved(moved)
+                self._on_moved(moved)
         if not moved:
             self._folder.spill.remove(name)
         crashpoints.reach("store.moved")

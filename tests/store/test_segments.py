@@ -38,6 +38,17 @@ def test_closing_while_something_is_written_leaves_the_writer_its_memory(tmp_pat
     allocator.discard(slot)
 
 
+def test_closing_while_a_segment_is_copied_leaves_whoever_copies_it_its_memory(tmp_path: Path) -> None:
+    allocator, slot = _recycled(tmp_path)
+    memory = mapping.export(slot.segment.address, _SIZE)
+    assert allocator.withdraw(slot.segment) == [slot]
+    allocator.close()
+    with (tmp_path / "copy").open("wb") as copy:
+        assert os.write(copy.fileno(), memory) == _SIZE  # "bad address", were it unmapped
+    assert allocator.move(slot.segment, "") == 0
+    assert allocator.backed_bytes == 0
+
+
 def test_writing_after_closing_is_an_error_and_not_a_fatal_signal(tmp_path: Path) -> None:
     allocator, slot = _recycled(tmp_path)
     allocator.close()

@@ -20,8 +20,10 @@ from distpool.errors import ObjectLostError, ObjectStoreFullError
 from distpool.node.loop import Loop
 from distpool.store import core
 from distpool.store.client import ObjectStore
+from distpool.store.link import Asked
 from distpool.store.service import StoreService
 from distpool.store.settings import StoreSettings
+from distpool.store.spill import SpillFolder
 from distpool.wire.channel import Channel
 from distpool.wire.codec import encode
 from distpool.wire.store_client_to_agent import StoreHello
@@ -182,6 +184,63 @@ def test_small_objects_move_together(node):
     assert len(os.listdir(here.spill)) >= 2
     del kept
     store.trim()
+    assert os.listdir(here.spill) == []
+
+
+def test_memory_that_is_copied_to_disk_stays_where_it_is_also_when_its_object_ends(node, monkeypatch):
+    here = node(18 * MB)
+    store = here.store("d-1")
+    kept = [store.pack(array(i)) for i in range(4)]
+    of_segment = {packed.value.objects[0].segment: i for i, packed in enumerate(kept)}
+    really_store = SpillFolder.store
+    outcomes = []
+
+    def end_and_store(folder, name, *arguments):
+        i = of_segment[name]
+        kept[i].release()
+        with store._lock:
+            # For somebody else, who finds that there is no room: without pages, until somebody reads in its place.
+            slot = store._room.memory.allocate(4 * MB)
+        try:
+            path = really_store(folder, name, *arguments)
+            right = (np.fromfile(path, "u1") == array(i)).all()
+            outcomes.append((right, os.stat(slot.segment.path).st_blocks))
+            return path
+        except OSError as error:
+            outcomes.append(error)
+            raise
+        finally:
+            with store._lock:
+                store._room.memory.free(slot)
+
+    monkeypatch.setattr(SpillFolder, "store", end_and_store)
+    made = store.pack(array(4))
+    here.settle()
+    assert outcomes == [(True, 0)] * len(outcomes) != []
+    assert os.listdir(here.spill) == []
+    assert here.used_bytes() == store.backed_bytes <= 18 * MB
+    assert (store.unpack(made.value) == array(4)).all()
+
+
+def test_who_waits_is_told_when_room_came_free_because_nothing_had_to_be_copied(node, monkeypatch):
+    here = node(18 * MB)
+    store = here.store("d-1")
+    packed = store.pack(array(0))
+    really_store = SpillFolder.store
+    asked = Asked()
+    store._room._waiting.add(asked)
+
+    def end_and_store(*arguments):
+        packed.release()
+        asked.wait(20)  # as yet there is no room: it is being copied
+        assert store.backed_bytes == 4 * MB
+        return really_store(*arguments)
+
+    monkeypatch.setattr(SpillFolder, "store", end_and_store)
+    assert store._room.on_spill(packed.value.objects[0].segment) == (0, "")
+    assert store.backed_bytes == 0
+    assert asked._wakes.qsize() == 1
+    store._room._waiting.discard(asked)
     assert os.listdir(here.spill) == []
 
 
