@@ -258,11 +258,11 @@ def test_a_producer_waits_for_the_consumer(node, monkeypatch):
         assert producer.is_alive()
         select.select([], [], [], 0.001)
     assert not made
-    views.clear()
     worker.release([taken[0].objects[0].object_id])
     producer.join(20)
     assert (driver.unpack(made[0]) == array(2)).all()
     assert not here.spill.exists()
+    views.clear()  # not sooner: what nobody views may go to disk at any time
     worker.release([value.objects[0].object_id for value in (taken[1], made[0])])
 
 
