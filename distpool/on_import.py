@@ -48,6 +48,14 @@ def import_msgspec() -> None:
             _take_out(absent)
 
 
+def wait_no_more() -> None:
+    """Nothing happens any more when a module is imported."""
+    for finder in tuple(sys.meta_path):
+        if isinstance(finder, _Waiting):
+            _take_out(finder)
+            finder.forget()
+
+
 def _take_out(finder: object) -> None:
     """Have imports do without it from now on.
 
@@ -73,7 +81,7 @@ class _Waiting:
 
     def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
         self._name = name
-        self._action = action
+        self._action: Callable[[ModuleType], None] | None = action
 
     def awaits(self, name: str, action: Callable[[ModuleType], None]) -> bool:
         return (self._name, self._action) == (name, action)
@@ -83,13 +91,19 @@ class _Waiting:
     ) -> ModuleSpec | None:
         if fullname != self._name:
             return None
+        action = self._action
         _take_out(self)
+        self.forget()
         from importlib.util import find_spec
 
         spec = find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Acting(spec.loader, self._action)  # type: ignore[assignment]
+        if spec is not None and spec.loader is not None and action is not None:
+            spec.loader = _Acting(spec.loader, action)  # type: ignore[assignment]
         return spec
+
+    def forget(self) -> None:
+        """It is taken out; the interpreter keeps the very first list of finders as it was."""
+        self._action = None
 
 
 class _Acting:

@@ -16,7 +16,7 @@ import sys
 import threading
 import types
 from collections import deque
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distpool.code import rebuild
 from distpool.code.definitions import VERSION_MARK
@@ -24,25 +24,27 @@ from distpool.code.names import MAIN, MAIN_ALIAS
 from distpool.code.placeholder import Unavailable
 from distpool.wire.driver_to_worker import Definitions, ModuleSource, Setup, Value
 
+if TYPE_CHECKING:
+
+    class Requester(Protocol):
+        """How the loader asks the driver; both wait for the answer and may be called from any thread.
+
+        :raises Exception: when the driver is gone.
+        """
+
+        def fetch_definitions(self, module: str, names: list[str], known: dict[str, bytes]) -> Definitions:
+            """Send ``FetchDefinitions`` and return the answer."""
+
+        def fetch_module(self, name: str) -> ModuleSource:
+            """Send ``FetchModule`` and return the answer."""
+
+
 #: Names that Python looks for in modules by itself.
 _SPECIAL = (
     "__path__ __file__ __spec__ __loader__ __cached__ __package__ __annotations__ __all__ __dir__ __getattr__ "
     "__wrapped__ __builtins__ __class__ __dict__ __doc__ __name__ __warningregistry__ __test__ __signature__"
 )
 _NOT_ASKED = frozenset(_SPECIAL.split())
-
-
-class Requester(Protocol):
-    """How the loader asks the driver; both wait for the answer and may be called from any thread.
-
-    :raises Exception: when the driver is gone.
-    """
-
-    def fetch_definitions(self, module: str, names: list[str], known: dict[str, bytes]) -> Definitions:
-        """Send ``FetchDefinitions`` and return the answer."""
-
-    def fetch_module(self, name: str) -> ModuleSource:
-        """Send ``FetchModule`` and return the answer."""
 
 
 class DriverModule(types.ModuleType):

@@ -21,7 +21,7 @@ MAIN_ALIAS = "__mp_main__"
 
 #: Code that uses one of these may look up globals by strings; then identifiers in its string constants count as names.
 _LOOKUPS_BY_STRING = frozenset({"eval", "exec", "globals", "vars", "query", "sql", "timeit"})
-_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+_IDENTIFIER = r"[^\W\d]\w*"
 _MISSING = object()
 
 
@@ -57,7 +57,7 @@ def global_names(code: types.CodeType) -> GlobalNames:
         hinted: set[str] = set()
         if not _LOOKUPS_BY_STRING.isdisjoint(attributes):
             for text in strings:
-                hinted.update(_IDENTIFIER.findall(text))
+                hinted.update(re.findall(_IDENTIFIER, text))
         found = _cache[code] = GlobalNames(frozenset(read), frozenset(hinted - read))
     return found
 

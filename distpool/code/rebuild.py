@@ -12,25 +12,26 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distpool.code.names import lookup
 
+if TYPE_CHECKING:
 
-class NameSource(Protocol):
-    """The worker's loader, as far as unpickling needs it."""
+    class NameSource(Protocol):
+        """The worker's loader, as far as unpickling needs it."""
 
-    def need(self, module_name: str, names: tuple[str, ...]) -> None:
-        """Make these globals of a module present before code that uses them runs."""
+        def need(self, module_name: str, names: tuple[str, ...]) -> None:
+            """Make these globals of a module present before code that uses them runs."""
 
-    def born(self, module_name: str, name: str, value: Any) -> Any:
-        """A definition has come into being, though not yet complete; returns the one that counts."""
+        def born(self, module_name: str, name: str, value: Any) -> Any:
+            """A definition has come into being, though not yet complete; returns the one that counts."""
 
-    def version(self, module_name: str, name: str, token: str) -> Any:
-        """One exact version of a function or class, whatever its name means by now."""
+        def version(self, module_name: str, name: str, token: str) -> Any:
+            """One exact version of a function or class, whatever its name means by now."""
 
-    def replace(self, old: Any, new: Any) -> None:
-        """Bind names that mean ``old`` to ``new``."""
+        def replace(self, old: Any, new: Any) -> None:
+            """Bind names that mean ``old`` to ``new``."""
 
 
 _source: NameSource | None = None

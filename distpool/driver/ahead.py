@@ -9,16 +9,18 @@ import gc
 import importlib
 import os
 import sys
-import threading
+from _thread import allocate_lock
 
 from distpool.driver.interrupts import shield
 from distpool.on_import import import_msgspec
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
+    from typing import Any
+
     from distpool.node.launch import PrivateNode
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 _ahead: PrivateNode | None = None
 
 
@@ -60,6 +62,16 @@ def start_ahead(address: str | None = None, *, front: str = "") -> None:
         finally:
             if collects:
                 gc.enable()
+
+
+def start_pool_ahead(front: str, workers: Any) -> None:
+    """The same for a pool whose front door is about to be loaded, unless that will refuse to make such a pool.
+
+    :param front: the module.
+    :param workers: how many the pool is to have; None: as many as there are CPUs.
+    """
+    if front not in sys.modules and (workers is None or (isinstance(workers, int) and workers > 0)):
+        start_ahead(front=front)
 
 
 def load_needed(front: str = "") -> None:

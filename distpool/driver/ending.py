@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from distpool.interpreter import call_after_fork, call_before_joining, let_go
+from distpool.on_import import wait_no_more
+
 if TYPE_CHECKING:
     from distpool.driver.session import Session
 
@@ -66,6 +69,8 @@ def install(close: Callable[[], None]) -> None:
         if not _ended:
             _ended = True
             close()
+            let_go()
+            wait_no_more()
 
     def before_threads_are_joined() -> None:
         global _executors_ended
@@ -76,13 +81,13 @@ def install(close: Callable[[], None]) -> None:
             at_exit()  # children of ``multiprocessing`` may end without ``atexit`` functions
 
     with contextlib.suppress(RuntimeError):  # the main thread has ended
-        threading._register_atexit(before_threads_are_joined)  # type: ignore[attr-defined]
+        call_before_joining(before_threads_are_joined)
     atexit.register(at_exit)
     _installed_in = os.getpid()
 
     from distpool.driver.current import forget_in_child
 
-    os.register_at_fork(after_in_child=forget_in_child)
+    call_after_fork(forget_in_child)
 
 
 def finish_or_abort() -> None:

@@ -19,7 +19,7 @@ from distpool.on_import import loaded
 from distpool.wire.driver_to_worker import Setup
 from distpool.wire.scheduler_to_driver import LeaseGranted
 from distpool.wire.system_text import to_bytes
-from distpool.worker.setup import LoggerState, LoggingState, ProgramState
+from distpool.worker.program import LoggerState, LoggingState, ProgramState
 
 if TYPE_CHECKING:
     import logging

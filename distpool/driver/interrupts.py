@@ -11,19 +11,22 @@ the block waits or runs code of the user's, it does so between ``shield.lift`` a
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import os
-import threading
-from collections.abc import Callable
+import sys
+from _thread import get_ident as _thread
+
+from distpool.interpreter import call_after_fork
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
 # Not ``signal.signal``: that spends microseconds on making enumeration members of its arguments.
 _get, _set, _SIGINT = _signal.getsignal, _signal.signal, int(_signal.SIGINT)
-_thread = threading.get_ident
-_main = threading.main_thread().ident
+# A first pool starts its node before ``threading`` is loaded; that takes the thread that loads it for the main one.
+_threading = sys.modules.get("threading")
+_main = _thread() if _threading is None else _threading.main_thread().ident
 
 
 def _in_forked_child() -> None:
@@ -31,7 +34,7 @@ def _in_forked_child() -> None:
     _main = _thread()
 
 
-os.register_at_fork(after_in_child=_in_forked_child)
+call_after_fork(_in_forked_child)
 
 
 class Shield:

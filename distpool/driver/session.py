@@ -85,8 +85,6 @@ class Session:
         from distpool.code.definitions import DefinitionServer
         from distpool.code.pickler import function_is_stable
 
-        if self.node is not None:
-            self.node.wait_ready()
         self.introduction = Introduction(self)
         self.links = Links(self)
         self.leases = Leases()
@@ -101,10 +99,10 @@ class Session:
         self.interrupted = False
         self._next_pool = 0
         self._callbacks: deque[DistFuture[Any]] = deque()
-        #: What waits for futures that have been settled.
-        self.due: deque[Callable[[], None]] = deque()
+        self.due: deque[Callable[[], None]] = deque()  #: What waits for futures that have been settled.
         self._attending = threading.Lock()
         self._closed = False
+        self.questions: Questions | None = None  #: About a cluster's nodes, if it works with one.
         try:
             require_threads()
         except errors.ConnectError:
@@ -113,14 +111,16 @@ class Session:
             raise
         self._context = zmq.Context()
         self.channel = Channel(self._context, self.routing_id, origin.keys)
-        #: Status questions, of a driver of a cluster.
-        self.questions: Questions | None = None
         self.loop = Loop(self)
         try:
+            if self.node is not None:
+                self.node.wait_ready()
             self._attach()
         except BaseException:
             self.loop.stop()
             self._let_go()
+            if self.node is not None:
+                self.node.stop()
             raise
         if self._owns_store:
             install(self.store)

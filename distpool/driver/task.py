@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from distpool.wire import driver_to_worker
-from distpool.wire.objects import Location
+from distpool.wire.objects import Location, is_driver
 from distpool.wire.resources import Shape
-from distpool.wire.site_to_site import is_driver
 
 if TYPE_CHECKING:
     from distpool.driver.gangs import GangCall

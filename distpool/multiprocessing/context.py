@@ -3,8 +3,9 @@
 The start method concerns local processes (``Process``, managers, ...) and is one state with the standard module's:
 ``set_start_method`` here and there do the same.  It says nothing about a pool's workers, which are always leased.
 
-``get_context("distpool")`` is for programs and libraries that take a context, or the name of a start method: importing
-this package registers it with the standard library, whose ``multiprocessing.get_context("distpool")`` then finds it.
+``get_context("distpool")`` is for programs and libraries that take a context, or the name of a start method.
+Importing this package registers it with the standard library, when that is loaded: ``multiprocessing.get_context``
+finds it there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from multiprocessing.context import (
 )
 from multiprocessing.process import BaseProcess
 
-from distpool.driver.ahead import start_ahead
+from distpool.driver.ahead import start_pool_ahead
 
 TYPE_CHECKING = False  # as in ``distpool``
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class _PoolContext(BaseContext):
         maxtasksperchild: int | None = None,
     ) -> Pool:
         """A pool of distpool workers (see ``distpool.multiprocessing.pool.Pool``)."""
-        if "distpool.multiprocessing.pool" not in sys.modules and _is_count(processes):
-            start_ahead(front="distpool.multiprocessing.pool")  # before that is loaded, which would see to it
+        start_pool_ahead("distpool.multiprocessing.pool", processes)  # before that is loaded, which would see to it
         from distpool.multiprocessing.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
@@ -120,10 +120,6 @@ class DistpoolProcess(BaseProcess):
         after_fork = getattr(_platform_process(), "_after_fork", None)
         if after_fork is not None:
             after_fork()
-
-
-def _is_count(processes: Any) -> bool:
-    return processes is None or (isinstance(processes, int) and processes > 0)
 
 
 def _platform_process() -> Any:
@@ -185,7 +181,7 @@ def _context_of(method: str) -> Any:
     return ours
 
 
-def register() -> None:
+def _register() -> None:
     """Make the standard library's ``get_context("distpool")`` find ours, and its list of start methods name it."""
     _standard._concrete_contexts["distpool"] = _ours["distpool"]  # type: ignore[attr-defined]
     # Libraries look a name up in that list before they ask for its context (torch's DataLoader does).
@@ -214,6 +210,7 @@ def _namespace(module: object) -> dict[str, Any]:
 
 _ours = _contexts()
 default_context = DefaultContext()
+_register()
 
 
 def __getattr__(name: str) -> Any:

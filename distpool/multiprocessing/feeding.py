@@ -20,12 +20,30 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from distpool.errors import WorkerDiedError
 from distpool.multiprocessing.failures import failed
 from distpool.multiprocessing.results import FedMapResult, outcome
 from distpool.ordered_map import kill_calls
+
+if TYPE_CHECKING:
+
+    class Source(Protocol):
+        """Whatever submits tasks to a pool little by little: a ``Feed``, or a map that cuts its chunks as it goes."""
+
+        def start(self, when_over: Callable[[Any], None]) -> None:
+            """Begin in a new thread, which at last calls ``when_over``."""
+
+        def lift(self) -> None:
+            """Submit everything, whether results are taken or not."""
+
+        def stop(self) -> None:
+            """Submit no more."""
+
+        def join(self) -> None:
+            """Wait until it is over, unless this is its own thread."""
+
 
 T = TypeVar("T")
 
@@ -238,23 +256,7 @@ class Feed:
         kill_calls(futures)
 
 
-class Source(Protocol):
-    """Whatever submits tasks to a pool little by little: a ``Feed``, or a map that cuts its chunks as it goes."""
-
-    def start(self, when_over: Callable[[Any], None]) -> None:
-        """Begin in a new thread, which at last calls ``when_over``."""
-
-    def lift(self) -> None:
-        """Submit everything, whether results are taken or not."""
-
-    def stop(self) -> None:
-        """Submit no more."""
-
-    def join(self) -> None:
-        """Wait until it is over, unless this is its own thread."""
-
-
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound="Source")
 
 
 class Feeds:

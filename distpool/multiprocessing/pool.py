@@ -15,7 +15,6 @@ from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
 from distpool.driver.ahead import start_ahead
-from distpool.multiprocessing.balanced import BalancedMap
 from distpool.multiprocessing.callbacks import CallbackThread
 from distpool.multiprocessing.chunk_core import usual_size
 from distpool.multiprocessing.defaults import usable_cpus, worker_name
@@ -200,7 +199,7 @@ class Pool(StandardPool):
         if not self._cuts_chunks(items, chunksize):
             values: list[Any] = _value_of(self._map_async(func, items, starred, chunksize))
             return values
-        success, value = self._feeds.run(self._balanced(func, items, starred), BalancedMap.run)
+        success, value = self._feeds.run(self._balanced(func, items, starred), lambda balanced: balanced.run())
         if success:
             return value  # type: ignore[no-any-return]
         try:
@@ -216,7 +215,9 @@ class Pool(StandardPool):
         """
         return chunksize is None and not self._maxtasksperchild and usual_size(len(items), self._processes) > 1
 
-    def _balanced(self, func: Callable[..., Any], items: Collection[Any], starred: bool) -> BalancedMap:
+    def _balanced(self, func: Callable[..., Any], items: Collection[Any], starred: bool) -> Any:
+        from distpool.multiprocessing.balanced import BalancedMap
+
         submit = chunk_submitter(self._workers, func, starred=starred)
         return BalancedMap(items, len(items), self._processes, submit, self.wait_for_event)
 

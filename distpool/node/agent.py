@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -44,31 +44,31 @@ from distpool.node.zygotes import Zygotes
 from distpool.wire import agent_to_scheduler, codec, scheduler_to_agent, shortcuts
 from distpool.wire.channel import Channel, PeerUnreachable
 
+if TYPE_CHECKING:
 
-class Service(Protocol):
-    """Another party of the node, see the module's description.  It shares the agent's loop and channel."""
+    class Service(Protocol):
+        """Another party of the node, see the module's description.  It shares the agent's loop and channel."""
 
-    def on_message(self, peer: bytes, frames: list[bytes]) -> None:
-        """A message of a driver (``d...``), or one of a worker (``w...``) or agent that is not for the agent core."""
+        def on_message(self, peer: bytes, frames: list[bytes]) -> None:
+            """A message of a driver (``d...``), or of a worker (``w...``) or agent if it is not for the agent core."""
 
-    def on_worker_exited(self, worker: str) -> None:
-        """The process of the worker with this routing id is gone."""
+        def on_worker_exited(self, worker: str) -> None:
+            """The process of the worker with this routing id is gone."""
 
-    def close(self) -> None:
-        """The node ends."""
+        def close(self) -> None:
+            """The node ends."""
 
+    class Site(Service, Protocol):
+        """Serves the node's objects to other sites."""
 
-class Site(Service, Protocol):
-    """Serves the node's objects to other sites."""
+        def found(self, site: str, at: str, endpoint: str) -> None:
+            """The scheduler said where a site is."""
 
-    def found(self, site: str, at: str, endpoint: str) -> None:
-        """The scheduler said where a site is."""
+        def tell_copies(self, home: str, seeker: str) -> None:
+            """Somebody seeks copies of what a site had that is gone."""
 
-    def tell_copies(self, home: str, seeker: str) -> None:
-        """Somebody seeks copies of what a site had that is gone."""
-
-    def evacuate(self, successor: str, endpoint: str, done: Callable[[bool], None]) -> None:
-        """The node leaves: have what is still needed taken over, then call ``done`` with whether it was."""
+        def evacuate(self, successor: str, endpoint: str, done: Callable[[bool], None]) -> None:
+            """The node leaves: have what is still needed taken over, then call ``done`` with whether it was."""
 
 
 class Agent:

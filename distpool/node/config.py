@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from distpool.errors import ConnectError
-from distpool.node.memory_core import RESERVE_SHARE, MemoryPolicy
+from distpool.node.memory_policy import RESERVE_SHARE, MemoryPolicy
 from distpool.store.settings import StoreSettings
 from distpool.wire.resources import Shape
 

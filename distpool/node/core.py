@@ -37,7 +37,8 @@ from distpool.node.events import (
 )
 from distpool.node.generations import Generations
 from distpool.node.kernel_kills import KernelKills
-from distpool.node.memory_core import NODE, MemoryCore, MemoryPolicy
+from distpool.node.memory_core import NODE, MemoryCore
+from distpool.node.memory_policy import MemoryPolicy
 from distpool.node.reasons import describe_exit
 from distpool.node.spares import Spares
 from distpool.node.state import TRANSITIONS, Worker, WorkerState
@@ -357,8 +358,7 @@ class AgentCore:
     def _on_memory_sampled(self, event: MemorySampled) -> None:
         assert self._memory is not None
         self._kernel_kills.on_count(event.sample.kernel_kills, self._now)
-        verdict = self._memory.on_sample(event.sample, self._now)
-        if verdict is not None:
+        if (verdict := self._memory.on_sample(event.sample, self._now)) is not None:
             self._stop(self._workers[verdict.worker], 0.0, False, verdict.finding, verdict.shortage)
 
     def _look_at_memory(self, memory: MemoryCore, now: float) -> None:

@@ -18,10 +18,10 @@ import sys
 import time
 
 from distpool.errors import ConnectError
+from distpool.store.file_system import SHARED_MEMORY, shared_memory
 from distpool.store.settings import OWNER_FILE
 from distpool.wire.system_text import is_unicode
 
-_SHARED_MEMORY = "/dev/shm"
 #: Socket paths may have 107 bytes; so many of them are left for the names of sockets.
 _LONGEST_FOLDER = 107 - 40
 #: A folder without a lock file may be one that is just being made.
@@ -49,9 +49,6 @@ class Folders:
         :param spill_parent: where to spill to; empty: below the folder with the sockets.
         :raises ConnectError: when there is no place for them.
         """
-        # Loaded before anything is made: this process may be told to end while it takes its time.
-        from distpool.store.segments import shared_memory
-
         name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
         short = [folder for folder in _temporary_folders() if len(folder) + 30 <= _LONGEST_FOLDER]
         memory = shared_memory()
@@ -76,8 +73,6 @@ class Folders:
     @classmethod
     def plan(cls) -> Folders:
         """Such as ``make`` would make, where there is room by the looks of it."""
-        from distpool.store.segments import shared_memory
-
         name = f"distpool-{os.getuid()}-{os.urandom(4).hex()}"
         root = os.path.join(_temporary_folders()[0], name)
         memory = shared_memory()
@@ -123,7 +118,7 @@ class Folders:
 
 def store_folders() -> list[str]:
     """Of this user's nodes on this machine, the dead ones included whose folders nobody has swept yet."""
-    return _own_folders(_SHARED_MEMORY, "") + root_folders("store")
+    return _own_folders(SHARED_MEMORY, "") + root_folders("store")
 
 
 def root_folders(inside: str = "") -> list[str]:
@@ -153,7 +148,7 @@ def sweep(spill_parent: str = "") -> list[str]:
     """Remove what dead nodes of this user left behind, also where this one spills to; returns the folders removed."""
     prefix = f"distpool-{os.getuid()}-"
     removed = []
-    for parent in {*_temporary_folders(), _SHARED_MEMORY, *filter(None, [spill_parent])}:
+    for parent in {*_temporary_folders(), SHARED_MEMORY, *filter(None, [spill_parent])}:
         try:
             names = [name for name in os.listdir(parent) if name.startswith(prefix)]
         except OSError:

@@ -12,12 +12,13 @@ what is left.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import msgspec
 
-#: Share of each kind of memory that is kept free unless told otherwise, and the most of it.
-RESERVE_SHARE, _MOST_RESERVED_BYTES = 0.05, 4 << 30
+from distpool.node.memory_policy import MemoryPolicy
+
+#: Of each kind of memory so much is kept free at most.
+_MOST_RESERVED_BYTES = 4 << 30
 #: How fast one CPU can fill memory that the kernel must first clear.
 _FILL_BYTES_PER_S = 2 << 30
 _SHORTEST_S, _LONGEST_S = 0.02, 5.0
@@ -35,18 +36,7 @@ _STALLED = 0.2
 NODE, TASK = "node", "task"
 
 
-class MemoryPolicy(msgspec.Struct, frozen=True):
-    """What can be said about the watching of memory.
-
-    :param limit_bytes: what the workers of the node may use in all, beside what the machine has; 0: no such limit.
-    :param reserve: share of each kind of memory that is kept free; 0: nothing is watched but tasks' own limits.
-    """
-
-    limit_bytes: int = 0
-    reserve: float = RESERVE_SHARE
-
-
-class Kind(NamedTuple):
+class Kind(msgspec.Struct, frozen=True):
     """Memory of one kind: what it is (``the machine``, ``control group /x``), its size, and what of it is left."""
 
     name: str
@@ -54,7 +44,7 @@ class Kind(NamedTuple):
     left_bytes: int
 
 
-class Sample(NamedTuple):
+class Sample(msgspec.Struct, frozen=True):
     """One look.  ``workers``: private memory of each by name; ``stalled``: share of the time in which nothing could run
     for want of memory; ``consumers``: the largest processes of the machine, in words, if they were asked for;
     ``kernel_kills``: how many processes the kernel's out-of-memory killer has ended since the node began."""
@@ -66,7 +56,7 @@ class Sample(NamedTuple):
     kernel_kills: int = 0
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """This worker has to go, and why."""
 
     worker: str

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from distpool.node.machine import control_groups, read_text
-from distpool.node.memory_core import Kind, MemoryPolicy, Sample, in_words
+from distpool.node.memory_core import Kind, Sample, in_words
+from distpool.node.memory_policy import MemoryPolicy
 
 _ROOT = ""
 _CONSUMERS = 5

@@ -10,7 +10,7 @@ from distpool.wire import agent_to_scheduler as from_agent
 from distpool.wire import driver_to_scheduler as from_driver
 from distpool.wire import scheduler_to_agent as to_agent
 from distpool.wire import scheduler_to_driver as to_driver
-from distpool.wire.site_to_site import is_driver
+from distpool.wire.objects import is_driver
 
 
 class SiteSide:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from distpool.interpreter import call_after_fork
 from distpool.sharing import reach
 
 KEY_BYTES = 16
@@ -258,5 +259,4 @@ class SharedDescriptor:
 
 server = Server()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=server.forget_after_fork)
+call_after_fork(server.forget_after_fork)

@@ -42,24 +42,22 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
 from distpool.store import settings
-from distpool.store.description import describe_objects
-from distpool.store.elsewhere import Elsewhere, ThroughAgent
-from distpool.store.endings import Endings
 from distpool.store.handles import Packed, StoredPacked, StoredValue
-from distpool.store.ownership import Ended
-from distpool.store.reading import Reader
-from distpool.store.references import value_of
-from distpool.store.room import Room
 from distpool.store.serialization import Serialized, deserialize, serialize
-from distpool.store.writing import Writer
 from distpool.wire.driver_to_worker import Value
 from distpool.wire.objects import Location
-from distpool.wire.site_to_site import MakerEnded
-from distpool.wire.store_client_to_agent import StoreContents
+
+if TYPE_CHECKING:
+    from distpool.store.elsewhere import Elsewhere
+    from distpool.store.parts import Parts
+    from distpool.wire.store_client_to_agent import StoreContents
+
+#: Under which name a store keeps its ``Parts``.
+_PARTS = "parts"
 
 
 def _nothing(*_: Any) -> None:
@@ -99,19 +97,39 @@ class ObjectStore:
         self.on_unpinned = on_unpinned
         self.on_free = on_free
         self.inline_bytes = max(1, settings.inline_bytes() if inline_bytes is None else inline_bytes)
+        self._recycle_bytes, self._prepare = recycle_bytes, prepare
         self._lock = threading.Lock()
-        self._room = Room(self.folder, owner, self._lock, self, recycle_bytes, prepare)
-        self._endings = Endings(owner, node, self._lock, self._room, self)
-        self._views, self._ownership = self._endings.views, self._endings.ownership
-        self.do_chores, self.drop_later = self._endings.do_chores, self._endings.drop_later
-        self._reader = Reader(self._lock, self._room, self._views, self)
-        self._writer = Writer(owner, node, self._lock, self._room, self._endings, self)
         self._closed = False
         self._pid = os.getpid()
 
+    @property
+    def _parts(self) -> Parts:
+        parts: Parts | None = self.__dict__.get(_PARTS)
+        return self._make_parts() if parts is None else parts
+
+    def _make_parts(self) -> Parts:
+        from distpool.store.parts import Parts
+
+        # Without a lock, since finalizers come here: whichever of several are made is kept first stays.
+        parts: Parts = self.__dict__.setdefault(_PARTS, Parts(self, self._lock, self._recycle_bytes, self._prepare))
+        if self._closed and self._pid == os.getpid():
+            parts.room.close()
+        return parts
+
     def reach_through_agent(self) -> None:
         """Have what lies on other sites brought by the node's agent."""
-        self.elsewhere = ThroughAgent(self._room)
+        from distpool.store.elsewhere import ThroughAgent
+
+        self.elsewhere = ThroughAgent(self._parts.room)
+
+    def do_chores(self) -> None:
+        """See ``Endings.do_chores``."""
+        if _PARTS in self.__dict__:
+            self._parts.endings.do_chores()
+
+    def drop_later(self, object_ids: Sequence[str]) -> None:
+        """See ``Endings.drop_later``."""
+        self._parts.endings.drop_later(object_ids)
 
     def pack(self, value: Any, *, by_reference: bool = False) -> Packed:
         """Serialize; large buffers, and the pickle itself when it is large, are written to shared memory.
@@ -135,7 +153,7 @@ class ObjectStore:
                 return Packed(Value(payload), serialized.dependencies)
         handles: dict[str, None] = {}
         try:
-            locations, stored_bytes = self._writer.store(serialized, in_band, handles)
+            locations, stored_bytes = self._parts.writer.store(serialized, in_band, handles)
             for reference in serialized.references:
                 locations += self._hold_inner(reference, handles)
             self.do_chores()
@@ -165,7 +183,7 @@ class ObjectStore:
         buffers: list[memoryview] = []
         if value.objects:
             wanted = [location for location in value.objects if location.size_bytes]
-            buffers = self._reader.open(wanted, readonly, owner)
+            buffers = self._parts.reader.open(wanted, readonly, owner)
             if not payload:
                 payload = buffers.pop()
         if not dependencies:
@@ -183,11 +201,13 @@ class ObjectStore:
         """Become the owner of a value that another process made and handed over."""
         if not value.objects:
             return StoredValue(value, None, ())
+        from distpool.store.ownership import Ended
+
         locations = {location.object_id: location for location in value.objects}
         with self._lock:
-            surplus = self._ownership.adopt(locations.values())
+            surplus = self._parts.ownership.adopt(locations.values())
         crashpoints.reach("store.adopted")
-        self._endings.tell(Ended(returned=surplus))
+        self._parts.endings.tell(Ended(returned=surplus))
         self.do_chores()
         return StoredValue(value, self, tuple(locations))
 
@@ -195,7 +215,7 @@ class ObjectStore:
         """One more handle of everything that ``value`` needs, which something keeps alive at this moment."""
         object_ids = tuple({location.object_id: None for location in value.objects})
         with self._lock:
-            self._ownership.borrow(object_ids)
+            self._parts.ownership.borrow(object_ids)
         self.do_chores()
         return StoredValue(value, self, object_ids)
 
@@ -209,7 +229,7 @@ class ObjectStore:
         each of them once."""
         self.do_chores()
         with self._lock:
-            still = self._ownership.report(object_ids)
+            still = self._parts.ownership.report(object_ids)
         crashpoints.reach("store.reported")
         self.do_chores()
         return still
@@ -217,16 +237,18 @@ class ObjectStore:
     def pin(self, holder: str, object_ids: Iterable[str]) -> None:
         """Another process said that it still needs these."""
         with self._lock:
-            self._ownership.lifetimes.pin(holder, object_ids)
+            self._parts.ownership.lifetimes.pin(holder, object_ids)
         self.do_chores()
 
     def unpin(self, holder: str, object_ids: Iterable[str]) -> None:
         """Another process said that it no longer needs these."""
+        from distpool.store.ownership import Ended
+
         ended = Ended()
         with self._lock:
-            self._ownership.unpin(holder, object_ids, ended)
-            self._endings.dispose(ended)
-        self._endings.tell(ended)
+            self._parts.ownership.unpin(holder, object_ids, ended)
+            self._parts.endings.dispose(ended)
+        self._parts.endings.tell(ended)
         self.do_chores()
 
     def process_died(self, name: str, site: str = "") -> None:
@@ -234,16 +256,19 @@ class ObjectStore:
 
         :param site: where it was, if that must hear of it even when nothing of it is known here.
         """
+        from distpool.store.ownership import Ended
+        from distpool.wire.site_to_site import MakerEnded
+
         ended = Ended()
         with self._lock:
-            self._ownership.on_death(name, ended)
-            self._endings.dispose(ended)
-            needed = self._ownership.needed_of(name)
+            self._parts.ownership.on_death(name, ended)
+            self._parts.endings.dispose(ended)
+            needed = self._parts.ownership.needed_of(name)
             if site:
                 needed.setdefault(site, [])
             if self.elsewhere is None:
-                self._room.folder.remove_dead(name, self._ownership.keeps)
-        self._endings.tell(ended)
+                self._parts.room.folder.remove_dead(name, self._parts.ownership.keeps)
+        self._parts.endings.tell(ended)
         if self.elsewhere is not None:
             for site, segments in needed.items():
                 self.elsewhere.tell(site, MakerEnded(name, segments))
@@ -255,17 +280,19 @@ class ObjectStore:
         All other processes of the old node are dead, those included of which nobody here ever heard.
         """
         with self._lock:
-            others = {name for name in self._room.folder.makers() if name.partition(".")[0] != self.owner}
+            others = {name for name in self._parts.room.folder.makers() if name.partition(".")[0] != self.owner}
         for name in others:
             self.process_died(name)
-        self._room.change_node()
+        self._parts.room.change_node()
 
     def trim(self) -> int:
         """Give back memory that waits for its next use; for when the process is idle.  Returns how many bytes."""
+        if _PARTS not in self.__dict__:
+            return 0
         self.do_chores()
         with self._lock:
-            self._views.trim()
-            given_back = self._room.trim()
+            self._parts.views.trim()
+            given_back = self._parts.room.trim()
         self.do_chores()
         return given_back
 
@@ -273,15 +300,16 @@ class ObjectStore:
         """Remove everything that this process made.  Views that exist stay valid."""
         self.do_chores()
         with self._lock:
-            first = not self._closed
-            self._closed = True
+            first, self._closed = not self._closed, True
+            # Asked after that was said: whoever makes them meanwhile finds it said, and closes them.
+            first = first and _PARTS in self.__dict__
             if first:
-                self._views.shut()
+                self._parts.views.shut()
                 if self._pid == os.getpid():
-                    self._room.close()
+                    self._parts.room.close()
         if first and self._pid == os.getpid():
-            self._room.close_link()
-            self._writer.close()
+            self._parts.room.close_link()
+            self._parts.writer.close()
         self.do_chores()
 
     @property
@@ -292,12 +320,12 @@ class ObjectStore:
     @property
     def backed_bytes(self) -> int:
         """Memory that this process' segments hold, in use or waiting for it."""
-        return self._room.memory.backed_bytes
+        return self._parts.room.memory.backed_bytes
 
     @property
     def recyclable_bytes(self) -> int:
         """The part of ``backed_bytes`` that waits for its next use."""
-        return self._room.memory.freed_bytes
+        return self._parts.room.memory.freed_bytes
 
     # -- for the agent (see ``room``) ---------------------------------------------------------------------------
 
@@ -305,34 +333,41 @@ class ObjectStore:
         """Give up mappings that wait for their next use; returns the segments that are viewed."""
         self.do_chores()
         with self._lock:
-            self._views.trim()
-            viewed = self._views.segments()
+            self._parts.views.trim()
+            viewed = self._parts.views.segments()
         self.do_chores()
         return viewed
 
     def orphaned_segments(self) -> list[str]:
         """Segments of the dead in which objects are owned here (caller holds the lock)."""
-        return self._ownership.orphaned()
+        return self._parts.ownership.orphaned()
 
     def describe(self, request: int = 0) -> StoreContents:
         """What this process has to do with."""
+        from distpool.store.description import describe_objects
+        from distpool.wire.store_client_to_agent import StoreContents
+
+        parts = self._parts
         self.do_chores()
         with self._lock:
-            objects = describe_objects(self._ownership, self._views, self._endings.slots, self._room.folder.place_of)
-            contents = StoreContents(request, self._room.allowed_bytes or 0, self._room.memory.backed_bytes, objects)
+            room = parts.room
+            objects = describe_objects(parts.ownership, parts.views, parts.endings.slots, room.folder.place_of)
+            contents = StoreContents(request, room.allowed_bytes or 0, room.memory.backed_bytes, objects)
         self.do_chores()
         return contents
 
     def describe_node(self) -> Any:
         """What all processes of the node say, as the agent's ``NodeContents``; None when there is no agent."""
-        return self._room.ask_contents()
+        return self._parts.room.ask_contents()
 
     def _hold_inner(self, reference: Any, handles: dict[str, None]) -> list[Location]:
         """Handles of everything that a reference inside a value reaches."""
+        from distpool.store.references import value_of
+
         inner = {location.object_id: location for location in value_of(reference).objects}
         inner = {object_id: location for object_id, location in inner.items() if object_id not in handles}
         with self._lock:
-            self._ownership.borrow(inner)
+            self._parts.ownership.borrow(inner)
         handles.update(dict.fromkeys(inner))
         return [Location(found.object_id, found.node, found.segment, 0, 0, self.owner) for found in inner.values()]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool.errors import ObjectLostError
 from distpool.store.room import Room
@@ -17,18 +17,19 @@ from distpool.wire.agent_to_store_client import ObjectsHere
 from distpool.wire.objects import Extent, Place
 from distpool.wire.store_client_to_agent import ObjectsWanted, PassOn
 
+if TYPE_CHECKING:
 
-class Elsewhere(Protocol):
-    """See the module's description.  Any thread may call any method."""
+    class Elsewhere(Protocol):
+        """See the module's description.  Any thread may call any method."""
 
-    def bring(self, extents: Sequence[Extent]) -> list[Place]:
-        """Have these objects on this site; waits.
+        def bring(self, extents: Sequence[Extent]) -> list[Place]:
+            """Have these objects on this site; waits.
 
-        :raises ObjectLostError: when one of them cannot be had.
-        """
+            :raises ObjectLostError: when one of them cannot be had.
+            """
 
-    def tell(self, site: str, message: site_to_site.Message) -> None:
-        """Send to a site, which may be this one; soon, and never waits.  May be called from finalizers."""
+        def tell(self, site: str, message: site_to_site.Message) -> None:
+            """Send to a site, which may be this one; soon, and never waits.  May be called from finalizers."""
 
 
 def check(lost: dict[str, str]) -> None:

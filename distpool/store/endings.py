@@ -11,23 +11,24 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool import crashpoints
-from distpool.store.elsewhere import Elsewhere
 from distpool.store.ownership import Ended, Ownership
 from distpool.store.room import Room
 from distpool.store.segments import Slot
 from distpool.store.views import View, Views
 from distpool.wire.site_to_site import ObjectsEnded, SegmentsUnneeded
 
+if TYPE_CHECKING:
+    from distpool.store.elsewhere import Elsewhere
 
-class _Party(Protocol):
-    """Who is told, see ``client.ObjectStore``."""
+    class _Party(Protocol):
+        """Who is told, see ``client.ObjectStore``."""
 
-    elsewhere: Elsewhere | None
-    on_unpinned: Callable[[list[str]], None]
-    on_free: Callable[[str, list[str]], None]
+        elsewhere: Elsewhere | None
+        on_unpinned: Callable[[list[str]], None]
+        on_free: Callable[[str, list[str]], None]
 
 
 class Endings:

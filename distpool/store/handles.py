@@ -7,14 +7,15 @@ note for the store.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool.store.serialization import Handle
 from distpool.wire.driver_to_worker import Value
 
+if TYPE_CHECKING:
 
-class _Store(Protocol):
-    def drop_later(self, object_ids: Sequence[str]) -> None: ...
+    class _Store(Protocol):
+        def drop_later(self, object_ids: Sequence[str]) -> None: ...
 
 
 class Packed:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,19 +25,21 @@ from distpool.wire import store_client_to_agent as client_says
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.codec import encode
 
+if TYPE_CHECKING:
+
+    class Party(Protocol):
+        """Who serves the agent's wishes, in the link's thread."""
+
+        def on_granted(self, size_bytes: int, asked: Asked | None) -> None: ...
+        def on_reclaim(self, round: int) -> tuple[int, client_says.StoreReport]: ...
+        def on_spill(self, segment: str) -> tuple[int, str]: ...
+        def describe(self, request: int) -> client_says.StoreContents: ...
+
+
 #: While somebody waits for an answer, it is found out so often whether the agent still lives.
 _LOOK_EVERY_S = 0.5
 
 _decode = msgspec.msgpack.Decoder(agent_says.Message).decode
-
-
-class Party(Protocol):
-    """Who serves the agent's wishes, in the link's thread."""
-
-    def on_granted(self, size_bytes: int, asked: Asked | None) -> None: ...
-    def on_reclaim(self, round: int) -> tuple[int, client_says.StoreReport]: ...
-    def on_spill(self, segment: str) -> tuple[int, str]: ...
-    def describe(self, request: int) -> client_says.StoreContents: ...
 
 
 class Asked:

@@ -15,7 +15,16 @@ import mmap
 import os
 import sys
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+
+    class Watcher(Protocol):
+        """Who wants to know when the last view of an export is gone."""
+
+        def on_last_view_gone(self) -> None:
+            """Called from a finalizer: in any thread, at any moment, perhaps while that thread holds any lock."""
+
 
 PAGE = mmap.PAGESIZE
 
@@ -202,13 +211,6 @@ class PrivateChanges:
         if self._fd is not None and self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
-
-
-class Watcher(Protocol):
-    """Who wants to know when the last view of an export is gone."""
-
-    def on_last_view_gone(self) -> None:
-        """Called from a finalizer: in any thread, at any moment, perhaps while that thread holds any lock."""
 
 
 _export_types: dict[int, Any] = {}

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool.errors import ObjectLostError
-from distpool.store.elsewhere import Elsewhere
 from distpool.store.room import Room
 from distpool.store.views import Views
 from distpool.wire.objects import Extent, Location
 
+if TYPE_CHECKING:
+    from distpool.store.elsewhere import Elsewhere
+
+    class _Party(Protocol):
+        """The part of ``client.ObjectStore`` that is needed here."""
+
+        node: str
+        elsewhere: Elsewhere | None
+
+        def do_chores(self) -> None: ...
+
+
 _ATTEMPTS = 3
-
-
-class _Party(Protocol):
-    """The part of ``client.ObjectStore`` that is needed here."""
-
-    node: str
-    elsewhere: Elsewhere | None
-
-    def do_chores(self) -> None: ...
 
 
 class Reader:

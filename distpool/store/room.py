@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool import crashpoints
 from distpool.errors import ObjectStoreFullError
-from distpool.store.link import Asked, Link
+from distpool.store.file_system import free_bytes
 from distpool.store.mapping import PAGE
 from distpool.store.node_folder import NodeFolder
-from distpool.store.segments import SegmentAllocator, Slot, align, free_bytes
+from distpool.store.segments import SegmentAllocator, Slot, align
 from distpool.store.spill import NodeFacts
 from distpool.store.spiller import Spiller
 from distpool.wire import agent_to_store_client
@@ -33,18 +33,20 @@ from distpool.wire.store_client_to_agent import (
     StoreReport,
 )
 
+if TYPE_CHECKING:
+    from distpool.store.link import Asked, Link
 
-class _Client(Protocol):
-    """The part of ``client.ObjectStore`` that serves the agent's wishes."""
+    class _Client(Protocol):
+        """The part of ``client.ObjectStore`` that serves the agent's wishes."""
 
-    def drop_idle(self) -> list[str]:
-        """Give up mappings that wait for their next use; returns the segments that are viewed."""
+        def drop_idle(self) -> list[str]:
+            """Give up mappings that wait for their next use; returns the segments that are viewed."""
 
-    def orphaned_segments(self) -> list[str]:
-        """Segments of the dead in which objects are owned here (caller holds the lock)."""
+        def orphaned_segments(self) -> list[str]:
+            """Segments of the dead in which objects are owned here (caller holds the lock)."""
 
-    def describe(self, request: int) -> StoreContents: ...
-    def do_chores(self) -> None: ...
+        def describe(self, request: int) -> StoreContents: ...
+        def do_chores(self) -> None: ...
 
 
 class Room:
@@ -212,6 +214,8 @@ class Room:
         link = self.link()
         if link is None:
             return None
+        from distpool.store.link import Asked
+
         asked = link.ask(Asked(), make)
         try:
             asked.wait()
@@ -237,6 +241,8 @@ class Room:
                 self._client.do_chores()
                 if self.folder.facts is None or allowed is None or not self.folder.facts.agent:
                     return None
+                from distpool.store.link import Link
+
                 self._link = Link(self.folder.path, self.folder.facts, self._owner, allowed, self)
             return self._link
 
@@ -342,6 +348,8 @@ class Room:
         link = self.link()
         if link is None:
             return None
+        from distpool.store.link import Asked
+
         asked = Asked(size_bytes)
         with self._lock:
             self._waiting.add(asked)

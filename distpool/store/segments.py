@@ -17,53 +17,21 @@ Not thread-safe, except that distinct slots may be written at the same time; ``c
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 
 from distpool import crashpoints
+from distpool.store.file_system import free_bytes
 from distpool.store.mapping import HUGE_PAGE, PAGE, copy, enter_pages, export, map_shared, provide_huge_pages, unmap
 
-SHARED_MEMORY = "/dev/shm"
 #: Buffers inside a segment start at multiples of this (a cache line; what Arrow and vector instructions like).
 ALIGNMENT = 64
 
-#: With less room than this, shared memory is of no use (containers often have 64 MB).
-_USEFUL_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
 _SHARED_SEGMENT_BYTES = 8 << 20
 #: From here on a copy lets other threads have the interpreter meanwhile.
 _LONG_COPY_BYTES = 1 << 20
 #: When the kernel had no huge pages at hand, it is not asked again for so many segments.
 _UNTIL_HUGE_AGAIN = 8
-
-
-def shared_memory() -> str | None:
-    """The folder of the shared-memory file system; None, with a warning if there is one that is too small to be of
-    use."""
-    room_bytes = free_bytes(SHARED_MEMORY)
-    if room_bytes >= _USEFUL_BYTES:
-        return SHARED_MEMORY
-    if os.path.exists(SHARED_MEMORY):
-        import warnings
-
-        warnings.warn(
-            f"{SHARED_MEMORY} has only {room_bytes >> 20} MiB of room; large values go through files in the temporary "
-            f"folder, which is slower. In a container, give it more, for instance with --shm-size=2g.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return None
-
-
-def free_bytes(folder: str) -> int:
-    """Room that this user has in the file system of ``folder``; 0 when there is none such."""
-    try:
-        facts = os.statvfs(folder)
-        if not stat.S_ISDIR(os.stat(folder).st_mode):
-            return 0
-    except OSError:
-        return 0
-    return facts.f_bavail * facts.f_frsize
 
 
 def align(size_bytes: int, unit: int = ALIGNMENT) -> int:

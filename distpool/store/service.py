@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -23,15 +23,17 @@ from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.codec import encode
 from distpool.wire.processes import exists
 
+if TYPE_CHECKING:
+
+    class _Loop(Protocol):
+        def soon(self, callback: Callable[[], None]) -> None: ...
+        def add_timer(self, deadline: Callable[[], float | None], on_time: Callable[[float], None]) -> None: ...
+
+
 _decode = msgspec.msgpack.Decoder(client_says.Message).decode
 _FREE_BYTES = 16 << 20
 #: How long a client may take to describe what it has.
 _DESCRIBE_WITHIN_S = 2.0
-
-
-class _Loop(Protocol):
-    def soon(self, callback: Callable[[], None]) -> None: ...
-    def add_timer(self, deadline: Callable[[], float | None], on_time: Callable[[float], None]) -> None: ...
 
 
 class StoreService:

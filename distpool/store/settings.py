@@ -60,7 +60,7 @@ class StoreSettings(msgspec.Struct, frozen=True):
 
     def budget_bytes(self, folder: str, memory_bytes: int) -> int:
         """For a machine with so much memory; never more than the file system of the store's ``folder`` can give."""
-        from distpool.store.segments import free_bytes
+        from distpool.store.file_system import free_bytes
 
         wanted = int(memory_bytes * _MEMORY_SHARE) if self.store_bytes is None else self.store_bytes
         return max(1, min(wanted, int(free_bytes(folder) * _FILE_SYSTEM_SHARE)))

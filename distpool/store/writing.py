@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distpool import crashpoints
 from distpool.store.broadcast import Broadcast, Sighting
@@ -18,19 +18,21 @@ from distpool.store.segments import Slot, align
 from distpool.store.serialization import Serialized
 from distpool.wire.objects import Location
 
+if TYPE_CHECKING:
+
+    class _Party(Protocol):
+        """The part of ``client.ObjectStore`` that is needed here."""
+
+        @property
+        def usable(self) -> bool: ...
+        def check_open(self) -> None: ...
+        def do_chores(self) -> None: ...
+        def drop_later(self, object_ids: Sequence[str]) -> None: ...
+        def drop_idle(self) -> list[str]: ...
+
+
 #: Buffers of at least this size are objects of their own; smaller ones of one value share one.
 _ALONE_BYTES = 1 << 18
-
-
-class _Party(Protocol):
-    """The part of ``client.ObjectStore`` that is needed here."""
-
-    @property
-    def usable(self) -> bool: ...
-    def check_open(self) -> None: ...
-    def do_chores(self) -> None: ...
-    def drop_later(self, object_ids: Sequence[str]) -> None: ...
-    def drop_idle(self) -> list[str]: ...
 
 
 class Writer:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+def is_driver(site: str) -> bool:
+    """Whether a site is a driver's, which cannot be dialled: ``d-`` and twelve hexadecimal digits."""
+    return len(site) == 14 and site.startswith("d-") and _HEXADECIMAL.issuperset(site[2:])
+
 
 class Location(msgspec.Struct, frozen=True, array_like=True):
     """One sealed buffer: ``size_bytes`` bytes at ``offset`` of a segment file of a node's store.

@@ -8,18 +8,9 @@ and is never dialled, so what an agent wants of a driver goes along the connecti
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from distpool.wire.objects import Extent
-
-_DRIVER = re.compile("d-[0-9a-f]{12}")
-
-
-def is_driver(site: str) -> bool:
-    """Whether a site is a driver's, which cannot be dialled."""
-    return _DRIVER.fullmatch(site) is not None
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -26,7 +26,8 @@ import distpool.code.finder
 import distpool.code.loader
 import distpool.code.pickler
 import distpool.code.state
-import distpool.sharing.parentage  # noqa: F401
+import distpool.sharing.parentage
+import distpool.store.parts  # noqa: F401
 from distpool import crashpoints
 from distpool.wire.channel import Channel
 from distpool.wire.worker_to_agent import WorkerStarted
@@ -47,6 +48,7 @@ LOADED_LATER = (
     "distpool.driver.environment",
     "distpool.code.definitions",
     "distpool.executor",
+    "distpool.store.link",
     "multiprocessing.resource_tracker",
     # What modules of programs import more often than anything else that takes milliseconds.
     "pathlib",

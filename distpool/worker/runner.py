@@ -8,7 +8,6 @@ turns out long, for the watch thread's next look.
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool import crashpoints
 from distpool.errors import SerializationError, TaskInterrupted
+from distpool.interpreter import call_after_fork
 from distpool.store.client import ObjectStore
 from distpool.store.current import install
 from distpool.wire.driver_to_worker import CHUNK, MAP, ONCE, READONLY, Definitions, Leave, Setup, Task, Value
@@ -32,7 +32,6 @@ from distpool.wire.worker_to_driver import (
 from distpool.worker import context, failure, setup, stages
 from distpool.worker.delays import Delays
 from distpool.worker.forks import end_forked_child
-from distpool.worker.growth import Growth
 from distpool.worker.imports import Imports
 from distpool.worker.initializer import drain_queues, run_initializer
 from distpool.worker.mailbox import Mailbox
@@ -41,6 +40,7 @@ from distpool.worker.stages import CALLING, LOADING, PACKING
 from distpool.worker.watch import Watch
 
 if TYPE_CHECKING:
+    from distpool.worker.growth import Growth
     from distpool.worker.main import WorkerStart
 
 _FLUSH_S = 0.0005
@@ -90,7 +90,7 @@ class Runner:
     def serve(self) -> None:
         """Run tasks until the driver says ``Leave``."""
         self._watch.start()
-        os.register_at_fork(after_in_child=self._in_forked_child)
+        call_after_fork(self._in_forked_child)
         mailbox = self._mailbox
         pending = mailbox.pending
         while not self._leaving:
@@ -318,6 +318,8 @@ class Runner:
             setup.adopt_state(message, self._forwarder)
             run_initializer(message, self._store)
             if message.growth_bytes:
+                from distpool.worker.growth import Growth
+
                 self._growth = Growth(message.growth_bytes)
         except BaseException as error:
             if self._forked:

@@ -14,12 +14,31 @@ import signal
 import threading
 import time
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distpool.errors import TaskInterrupted
 from distpool.store.link import Asked
 from distpool.wire.channel import Channel
 from distpool.worker.mailbox import Mailbox
+
+if TYPE_CHECKING:
+
+    class Work(Protocol):
+        """What the watch thread sees of the runner."""
+
+        #: Whether the main thread has work at all; the attempt that it runs, 0 between attempts.
+        busy: bool
+        running: int
+
+        def flush_early(self) -> None:
+            """Send finished results and lines."""
+
+        def on_long(self, attempt: int | None, for_s: float) -> None:
+            """This attempt has been running for so long; None: it has ended."""
+
+        def on_idle(self) -> None:
+            """Nothing has happened for a while."""
+
 
 _TICK_S = 0.005
 #: Ticks without work before the thread goes to sleep.
@@ -54,23 +73,6 @@ def _imports(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-class Work(Protocol):
-    """What the watch thread sees of the runner."""
-
-    #: Whether the main thread has work at all; the attempt that it runs, 0 between attempts.
-    busy: bool
-    running: int
-
-    def flush_early(self) -> None:
-        """Send finished results and lines."""
-
-    def on_long(self, attempt: int | None, for_s: float) -> None:
-        """This attempt has been running for so long; None: it has ended."""
-
-    def on_idle(self) -> None:
-        """Nothing has happened for a while."""
 
 
 class Watch:

@@ -8,7 +8,7 @@ from tests.support.imports import Import, imports_of, internal, modules
 
 #: From the bottom up.  Parts of one storey may use each other.
 STOREYS = [
-    {"version", "errors", "crashpoints", "on_import"},
+    {"version", "errors", "crashpoints", "interpreter", "on_import"},
     {"wire"},
     {"task_options"},
     {"sharing"},

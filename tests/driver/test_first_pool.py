@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,7 +24,10 @@ _OPENINGS = {
 
 
 def run(program: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    # What the interpreter is told has to be told the node's, and takes a library to find out.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True, env=environment)
     return done.stdout.split()
 
 
@@ -33,7 +37,7 @@ def test_the_node_is_started_before_anything_large_is_loaded(door: str) -> None:
     assert "distpool.node.spawn" in loaded
     assert not {"msgspec", "zmq", "cloudpickle", "concurrent.futures.process", "distpool.driver.session"} & set(loaded)
     if door == "pool":
-        assert not {"typing", "logging", "concurrent.futures", "multiprocessing.pool"} & set(loaded)
+        assert not {"typing", "logging", "concurrent.futures", "multiprocessing", "threading"} & set(loaded)
 
 
 #: Each takes milliseconds to import, or brings others that do; nobody needs them for a first result.
@@ -73,6 +77,23 @@ if __name__ == "__main__":
 def test_no_process_loads_for_a_first_result_what_that_does_not_need(program: str) -> None:
     libraries = run(_WITH_MSGSPEC.format(modules="zmq, logging, multiprocessing.util"))
     assert sorted(_NOT_NEEDED & set(run(program)) - set(libraries)) == []
+
+
+def test_what_deals_with_shared_memory_is_loaded_when_something_is_kept_there() -> None:
+    program = """
+import sys
+from distpool.multiprocessing import Pool
+def loaded():
+    return [name for name in ("distpool.store.room", "distpool.store.mapping", "ctypes") if name in sys.modules]
+def work(data, more=b""):
+    return data + more
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        small, after_small = pool.apply(work, (b"a",), {"more": b"b"}), loaded()
+        large = pool.apply(work, (bytes(200_000),))
+        print(small.decode(), *after_small, len(large), *loaded())
+"""
+    assert run(program) == ["ab", "200000", "distpool.store.room", "distpool.store.mapping", "ctypes"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing of Python 3.10 lacks what msgspec needs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import multiprocessing
 import multiprocessing.context
 import pkgutil
@@ -35,6 +36,55 @@ def test_every_public_name() -> None:
     namespace: dict[str, Any] = {}
     exec("from distpool.multiprocessing import *", namespace)
     assert set(multiprocessing.__all__) <= namespace.keys()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "names = vars(ours)['__getattr__'] and dir(ours)",
+        "names = {}; exec('from distpool.multiprocessing import *', names)",
+        "ours.cpu_count(); names = vars(ours)",
+        "import multiprocessing; names = vars(ours)",
+        "import multiprocessing.queues; names = vars(ours)",
+        "import distpool.multiprocessing.context; names = dir(ours)",
+    ],
+)
+def test_the_standard_module_is_taken_over_when_either_is_first_used(use: str) -> None:
+    # In a process of its own, where the standard module is not loaded yet.
+    program = f"""
+import sys
+import distpool.multiprocessing as ours
+assert "multiprocessing" not in sys.modules
+{use}
+import multiprocessing
+missing = set(multiprocessing.__all__) - set(names)
+assert not missing, missing
+assert ours.Queue.__self__ is ours.context.default_context and ours.Process is multiprocessing.Process
+assert multiprocessing.get_context("distpool") is ours.get_context("distpool")
+assert multiprocessing.get_all_start_methods()[-1] == "distpool"
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_name_can_be_replaced_before_it_has_been_used() -> None:
+    program = """
+from unittest import mock
+import distpool.multiprocessing as ours
+with mock.patch.object(ours, "cpu_count", lambda: 77), mock.patch("distpool.multiprocessing.Pool", dict):
+    assert ours.cpu_count() == 77 and ours.Pool is dict
+assert ours.cpu_count() != 77 and ours.Pool is not dict
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_signature_of_a_pool() -> None:
+    signatures = [inspect.signature(each.Pool) for each in (ours, ours.get_context("spawn"), multiprocessing)]
+    parameters = [[(each.name, each.default) for each in found.parameters.values()] for found in signatures]
+    assert parameters[0] == parameters[1] == parameters[2]
+    with pytest.raises(ValueError, match="at least 1"):
+        ours.Pool(0)
 
 
 def test_what_is_not_ours_is_the_standard_librarys() -> None:

@@ -28,7 +28,8 @@ from distpool.node.events import (
     WorkerProcessExited,
     WorkerSaid,
 )
-from distpool.node.memory_core import MemoryPolicy, Sample
+from distpool.node.memory_core import Sample
+from distpool.node.memory_policy import MemoryPolicy
 from distpool.node.reasons import describe_exit
 from distpool.version import __version__
 from distpool.wire import codec

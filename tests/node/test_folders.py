@@ -58,7 +58,7 @@ def test_a_lock_outlives_one_of_two_holders() -> None:
 
 
 def test_without_shared_memory_the_store_is_beside_the_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distpool.store.segments.shared_memory", lambda: None)
+    monkeypatch.setattr("distpool.node.folders.shared_memory", lambda: None)
     folders = Folders.create()
     assert folders.store == os.path.join(folders.root, "store")
     folders.remove()

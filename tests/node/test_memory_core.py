@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 
-from distpool.node.memory_core import _FILL_BYTES_PER_S, NODE, TASK, Kind, MemoryCore, MemoryPolicy, Sample, Verdict
+from distpool.node.memory_core import _FILL_BYTES_PER_S, NODE, TASK, Kind, MemoryCore, Sample, Verdict
+from distpool.node.memory_policy import MemoryPolicy
 
 MB = 1 << 20
 GB = 1 << 30

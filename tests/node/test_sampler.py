@@ -11,7 +11,8 @@ import pytest
 
 from distpool.errors import ConnectError
 from distpool.node.config import memory_policy
-from distpool.node.memory_core import MemoryPolicy, Sample
+from distpool.node.memory_core import Kind, Sample
+from distpool.node.memory_policy import MemoryPolicy
 from distpool.node.sampler import Sampler, private_bytes
 
 GB = 1 << 30
@@ -35,7 +36,7 @@ MACHINE = {
 def test_the_machine(tmp_path: Path) -> None:
     sampler = Sampler(MemoryPolicy(), write(tmp_path, MACHINE))
     sample = sampler.look({}, False)
-    assert sample.kinds == (("the machine", 8 * GB, 4 * GB),)
+    assert sample.kinds == (Kind("the machine", 8 * GB, 4 * GB),)
     assert sample.stalled == 0.25
 
 
@@ -68,7 +69,7 @@ def test_the_machine(tmp_path: Path) -> None:
 )
 def test_a_control_group_with_a_limit(tmp_path: Path, groups: str, files: dict[str, str]) -> None:
     sampler = Sampler(MemoryPolicy(), write(tmp_path, {**MACHINE, "proc/self/cgroup": groups, **files}))
-    assert sampler.look({}, False).kinds[1:] == (("the control group a", 2 * GB, 2 * GB - GB // 2),)
+    assert sampler.look({}, False).kinds[1:] == (Kind("the control group a", 2 * GB, 2 * GB - GB // 2),)
     assert sampler.kernel_kills() == 0
     events = next(name for name in files if name.endswith(("events", "oom_control")))
     write(tmp_path, {events: "oom 9\noom_kill 3\n"})
@@ -117,7 +118,7 @@ def test_settings() -> None:
 
 FAMILY = """
 import os
-from distpool.node.memory_core import MemoryPolicy
+from distpool.node.memory_policy import MemoryPolicy
 from distpool.node.sampler import Sampler, private_bytes
 inherited = b"x" * (48 << 20)
 read, write = os.pipe()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distpool.node import events as node_events
 from distpool.node.core import AgentCore
-from distpool.node.memory_core import MemoryPolicy
+from distpool.node.memory_policy import MemoryPolicy
 from distpool.node.state import WorkerState
 from distpool.scheduler import events as scheduler_events
 from distpool.scheduler.core import SchedulerCore

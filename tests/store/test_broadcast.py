@@ -26,8 +26,8 @@ SIZE = 6 << 20
 def store(request, tmp_path: Path):
     store = ObjectStore(tmp_path, "d-1")
     if request.param == "comparing":
-        store._writer._broadcast._watch._usable = False
-    elif not store._writer._broadcast._watch.usable:
+        store._parts.writer._broadcast._watch._usable = False
+    elif not store._parts.writer._broadcast._watch.usable:
         pytest.skip("this kernel does not tell what was written")
     yield store
     store.close()
@@ -211,13 +211,13 @@ def test_a_view_and_the_whole(store):
 
 def test_bytes_are_let_go_of(tmp_path):
     store = ObjectStore(tmp_path, "d-1")
-    store._writer._broadcast._watch._usable = False
+    store._parts.writer._broadcast._watch._usable = False
     constant = os.urandom(SIZE)
     kept = [store.pack([constant]) for _ in range(3)]
-    [copy] = store._writer._broadcast._copies.values()
+    [copy] = store._parts.writer._broadcast._copies.values()
     assert copy.source is constant
     del constant
-    store._writer._broadcast.forget_dead()
+    store._parts.writer._broadcast.forget_dead()
     assert copy.source is None
     del kept
     store.close()
@@ -246,7 +246,7 @@ def test_pinned_memory_is_not_trusted(monkeypatch):
 def test_two_compare_with_the_same_copy(store):
     packed = store.pack(bytes(1 << 20))
     (object_id,) = ids(packed)
-    slot, room = store._endings.slots[object_id], store._room
+    slot, room = store._parts.endings.slots[object_id], store._parts.room
     for _ in range(2):
         room.begin_use(slot)
     room.end_use(slot)
@@ -260,7 +260,7 @@ def test_two_compare_with_the_same_copy(store):
 def test_nothing_is_kept_for_good(store):
     for i in range(600):
         store.pack(np.full(70_000, i % 251, "u1") + np.arange(70_000, dtype="u1") * (i // 251)).release()
-    assert len(store._writer._broadcast._copies) <= 512
+    assert len(store._parts.writer._broadcast._copies) <= 512
 
 
 @pytest.mark.parametrize("first_closed", ["then compared", "compared meanwhile"])
@@ -271,8 +271,8 @@ def test_closing_while_a_buffer_is_compared_leaves_the_comparison_its_memory(
     kept = store.pack(big)
     removed, unmapped = threading.Event(), []
     closing = threading.Thread(target=store.close)
-    broadcast = store._writer._broadcast
-    real_same, real_compare, real_close = broadcast.same, broadcast_module._memcmp, store._writer.close
+    broadcast = store._parts.writer._broadcast
+    real_same, real_compare, real_close = broadcast.same, broadcast_module._memcmp, store._parts.writer.close
 
     def close() -> None:
         removed.set()
@@ -294,7 +294,7 @@ def test_closing_while_a_buffer_is_compared_leaves_the_comparison_its_memory(
             return 1
         return real_compare(address, other, size)
 
-    monkeypatch.setattr(store._writer, "close", close)
+    monkeypatch.setattr(store._parts.writer, "close", close)
     monkeypatch.setattr(broadcast_module, "_memcmp", compare)
     if first_closed == "then compared":
         monkeypatch.setattr(broadcast, "same", same)

@@ -71,7 +71,7 @@ def leftovers():
     store.trim()
     report = distpool.memory()
     found = [f"object {found.object_id}" for found in report.objects]
-    spill = store._room.folder.spill.folder
+    spill = store._parts.room.folder.spill.folder
     # Those who are alive may keep memory for its next use.
     for folder in (store.folder, spill):
         if os.path.exists(folder):

@@ -56,8 +56,8 @@ def collected_by_the_test_alone() -> Iterator[None]:
 def full_store(folder: Path, asked: Callable[[], None]) -> ObjectStore:
     """One that must ask for whatever does not fit beside the first object."""
     store = ObjectStore(folder, "d-1", recycle_bytes=1 << 30)
-    store._room.allowed_bytes = LARGE + LARGE // 2
-    store._room._link = SilentLink(asked)  # type: ignore[assignment]
+    store._parts.room.allowed_bytes = LARGE + LARGE // 2
+    store._parts.room._link = SilentLink(asked)  # type: ignore[assignment]
     return store
 
 
@@ -138,9 +138,9 @@ OPERATIONS: dict[str, Callable[[ObjectStore, StoredPacked], object]] = {
     "store a reference": lambda store, packed: store.pack([ObjectRef(packed, store)], by_reference=True),
     "map": lambda store, packed: store.unpack(packed.value),
     "fail to map": lambda store, packed: fail_to_map(store),
-    "be granted memory": lambda store, packed: store._room.on_granted(1, None),
-    "give memory back": lambda store, packed: store._room.on_reclaim(1),
-    "spill": lambda store, packed: store._room.on_spill(packed.value.objects[0].segment),
+    "be granted memory": lambda store, packed: store._parts.room.on_granted(1, None),
+    "give memory back": lambda store, packed: store._parts.room.on_reclaim(1),
+    "spill": lambda store, packed: store._parts.room.on_spill(packed.value.objects[0].segment),
     "ask": lambda store, packed: store.describe_node(),
     "change node": lambda store, packed: store.change_node(),
 }
@@ -159,7 +159,7 @@ def test_handles_dropped_while_the_lock_is_held_are_not_left_until_the_next_call
     finally:
         sys.settrace(before)
     assert 0 < len(handles) < 1000
-    assert not store._endings._chores
+    assert not store._parts.endings._chores
     del result
     store.close()
 

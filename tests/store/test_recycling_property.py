@@ -127,7 +127,7 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def books_agree(self):
-        self.driver._ownership.lifetimes.check_invariants()
+        self.driver._parts.ownership.lifetimes.check_invariants()
         for store in (self.driver, *self.workers.values()):
             assert 0 <= store.recyclable_bytes <= store.backed_bytes
 

@@ -52,7 +52,7 @@ class Node:
     def objects(self) -> int:
         """How many are somewhere in memory, used."""
         self.deliver()
-        return sum(len(store._endings.slots) for store in self.stores.values())
+        return sum(len(store._parts.endings.slots) for store in self.stores.values())
 
     def put(self, store: ObjectStore, value: object) -> ObjectRef:
         return ObjectRef(store.pack(value, by_reference=True), store)

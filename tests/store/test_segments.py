@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distpool.store import mapping, segments
+from distpool.store import file_system, mapping, segments
 from distpool.store.mapping import HUGE_PAGE, PAGE, map_private, map_shared, provide_huge_pages, unmap
 from distpool.store.segments import SegmentAllocator, Slot
 
@@ -167,7 +167,7 @@ def test_huge_pages_end_where_they_take_long(
 
 
 def test_huge_pages_are_those_of_the_kernel_or_none(tmp_path: Path) -> None:
-    path = Path(segments.shared_memory() or tmp_path) / f"distpool-test-{tmp_path.name}-{id(tmp_path)}"
+    path = Path(file_system.shared_memory() or tmp_path) / f"distpool-test-{tmp_path.name}-{id(tmp_path)}"
     try:
         with path.open("x+b") as file:
             file.truncate(_SIZE)
@@ -183,7 +183,7 @@ def test_huge_pages_are_those_of_the_kernel_or_none(tmp_path: Path) -> None:
 
 
 def test_what_a_reader_wrote_over_huge_pages_is_forgotten() -> None:
-    folder = segments.shared_memory()
+    folder = file_system.shared_memory()
     if folder is None:
         pytest.skip("no shared memory of a useful size here")
     path = Path(folder) / f"distpool-test-{os.getpid()}-reader"

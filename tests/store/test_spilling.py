@@ -86,7 +86,7 @@ class Node:
     def settle(self) -> None:
         """Until the agent has heard what was said."""
         for store in self.stores:
-            if store._room._link is not None:
+            if store._parts.room._link is not None:
                 store.describe_node()
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ def test_memory_that_is_copied_to_disk_stays_where_it_is_also_when_its_object_en
         kept[i].release()
         with store._lock:
             # For somebody else, who finds that there is no room: without pages, until somebody reads in its place.
-            slot = store._room.memory.allocate(4 * MB)
+            slot = store._parts.room.memory.allocate(4 * MB)
         try:
             path = really_store(folder, name, *arguments)
             right = (np.fromfile(path, "u1") == array(i)).all()
@@ -211,7 +211,7 @@ def test_memory_that_is_copied_to_disk_stays_where_it_is_also_when_its_object_en
             raise
         finally:
             with store._lock:
-                store._room.memory.free(slot)
+                store._parts.room.memory.free(slot)
 
     monkeypatch.setattr(SpillFolder, "store", end_and_store)
     made = store.pack(array(4))
@@ -228,7 +228,7 @@ def test_who_waits_is_told_when_room_came_free_because_nothing_had_to_be_copied(
     packed = store.pack(array(0))
     really_store = SpillFolder.store
     asked = Asked()
-    store._room._waiting.add(asked)
+    store._parts.room._waiting.add(asked)
 
     def end_and_store(*arguments):
         packed.release()
@@ -237,10 +237,10 @@ def test_who_waits_is_told_when_room_came_free_because_nothing_had_to_be_copied(
         return really_store(*arguments)
 
     monkeypatch.setattr(SpillFolder, "store", end_and_store)
-    assert store._room.on_spill(packed.value.objects[0].segment) == (0, "")
+    assert store._parts.room.on_spill(packed.value.objects[0].segment) == (0, "")
     assert store.backed_bytes == 0
     assert asked._wakes.qsize() == 1
-    store._room._waiting.discard(asked)
+    store._parts.room._waiting.discard(asked)
     assert os.listdir(here.spill) == []
 
 
@@ -295,7 +295,7 @@ def test_a_dead_client_is_not_charged_for(node):
     stored = driver.adopt(value)
     here.settle()
     charged = here.service._core.allowed_bytes
-    worker._room._link.close()  # as the kernel would
+    worker._parts.room._link.close()  # as the kernel would
     here.do(lambda: here.service.on_worker_exited("w-1"))
     driver.process_died("w-1")
     assert here.service._core.allowed_bytes < charged
@@ -326,7 +326,7 @@ def test_what_the_dead_left_is_moved_to_disk(node):
     driver, worker = here.store("d-1"), here.store("w-1")
     stored = [driver.adopt(worker.pack(array(i)).hand_over()) for i in range(4)]
     here.settle()
-    worker._room._link.close()
+    worker._parts.room._link.close()
     here.do(lambda: here.service.on_worker_exited("w-1"))
     driver.process_died("w-1")
     assert here.service._core.orphaned_bytes >= 16 * MB
@@ -391,8 +391,8 @@ def test_another_file_system(node, tmp_path):
     here = node(12 * MB, spill_uri=f"slow+{far}")
     # Any URI of pyarrow's will do; a local one would be used directly, so it is put in here.
     for store in (driver := here.store("d-1"), worker := here.store("w-1")):
-        store._room.folder.look()
-        store._room.folder.spill.uri = far.as_uri()
+        store._parts.room.folder.look()
+        store._parts.room.folder.spill.uri = far.as_uri()
     kept = [driver.pack(array(i)) for i in range(6)]
     assert len(os.listdir(far)) >= 2
     assert not [name for name in os.listdir(here.spill) if "d" not in name.rpartition(".")[2]]
@@ -456,8 +456,8 @@ def test_many_threads_of_many_processes(node):
     books = here.service._core
     assert sum(client.allowed_bytes for client in books.clients.values()) <= books.budget_bytes
     for store in stores:
-        assert store.backed_bytes <= (store._room.allowed_bytes or 0)
-        assert not store._room._reserved_bytes
+        assert store.backed_bytes <= (store._parts.room.allowed_bytes or 0)
+        assert not store._parts.room._reserved_bytes
 
 
 def test_contents(node):

@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable
 
-from distpool.store.segments import free_bytes
+from distpool.store.file_system import free_bytes
 from distpool.store.transfer.site import Site
 from distpool.wire import agent_to_store_client as agent_says
 from distpool.wire import store_client_to_agent as client_says

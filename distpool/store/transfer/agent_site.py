@@ -26,9 +26,8 @@ from distpool.wire import codec, site_to_site
 from distpool.wire import store_client_to_agent as client_says
 from distpool.wire.channel import Channel
 from distpool.wire.gatekeeper import Gatekeeper
-from distpool.wire.objects import Place
+from distpool.wire.objects import Place, is_driver
 from distpool.wire.security import Keys
-from distpool.wire.site_to_site import is_driver
 
 log = logging.getLogger("distpool.node")
 

@@ -17,7 +17,7 @@ from distpool.wire import codec, site_to_site
 from distpool.wire.channel import Channel, PeerUnreachable
 from distpool.wire.doorbell import Doorbell
 from distpool.wire.links import LinkDown, LinkUp
-from distpool.wire.site_to_site import is_driver
+from distpool.wire.objects import is_driver
 
 _decode = codec.decoder(site_to_site.Message).decode
 _HELLO = codec.encode(site_to_site.SiteHello())
