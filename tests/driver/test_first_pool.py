@@ -133,6 +133,34 @@ except ProcessLookupError:
     assert run(program) == ["gone"]
 
 
+def test_ctrl_c_while_the_node_starts_leaves_nothing_of_it() -> None:
+    program = """
+import os, threading
+from distpool import DistExecutor
+from distpool.node.launch import PrivateNode
+DistExecutor(1).submit(abs, -1).result()
+import distpool
+distpool.shutdown()
+descriptors, real = len(os.listdir("/proc/self/fd")), PrivateNode.wait_ready
+def interrupted(node):
+    global pid
+    pid = node.pid
+    raise KeyboardInterrupt
+PrivateNode.wait_ready = interrupted
+try:
+    DistExecutor(1).submit(abs, -1)
+except KeyboardInterrupt:
+    print("interrupted")
+try:
+    os.kill(pid, 0)
+except ProcessLookupError:
+    print("gone", len(os.listdir("/proc/self/fd")) - descriptors, threading.active_count())
+PrivateNode.wait_ready = real
+print(DistExecutor(1).submit(abs, -2).result())
+"""
+    assert run(program) == ["interrupted", "gone", "0", "1", "2"]
+
+
 def test_a_pool_and_its_results_are_the_standard_ones_as_soon_as_anybody_can_ask() -> None:
     program = """
 import sys
