@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from distpool.worker.main import LOADED_LATER
+
 _BEFORE_THE_NODE = """
 import os, sys
 def posix_spawn(*arguments, **options):
@@ -101,8 +103,10 @@ def test_workers_load_neither_what_msgspec_can_do_without_nor_cloudpickle_for_a_
     program = """
 import sys
 from distpool import DistExecutor
+from distpool.worker.main import LOADED_LATER
 def work():
-    return [name for name in ("typing_extensions", "cloudpickle", "msgspec") if name in sys.modules]
+    names = (LOADED_LATER[0], "typing_extensions", "cloudpickle", "msgspec")
+    return [name for name in names if name in sys.modules]
 def hints():
     import typing, msgspec, typing_extensions
     class Record(typing_extensions.TypedDict):
@@ -113,7 +117,9 @@ if __name__ == "__main__":
     with DistExecutor(1) as executor:
         print(*executor.submit(work).result(), executor.submit(hints).result())
 """
-    assert run(program) == ["msgspec", "a"]
+    # Where the machine is so busy that the zygote has begun to load what only some tasks need, that is there, too.
+    words = next(words for _ in range(50) if LOADED_LATER[0] not in (words := run(program)))
+    assert words == ["msgspec", "a"]
 
 
 def test_a_node_that_no_pool_came_to_use_ends_with_shutdown() -> None:
