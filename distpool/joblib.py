@@ -45,10 +45,14 @@ IDLE_WORKER_TIMEOUT_S = 300.0
 #: Pools kept for the next call; a call with other arguments needs another one.
 KEPT_POOLS = 2
 
-#: A batch that is far too small may become so many times as large at once (joblib: twice)...
+#: Batches grow until they take so long from being sent to their end, of which they wait about half (joblib: 0.2 s): the
+#: longer, the longer one worker is left alone with the last one.  Each costs the program's own process up to half a
+#: millisecond, so where many workers bring many of them, they take so much more for each, up to joblib's.
+_BATCH_S, _BATCH_S_PER_WORKER = 0.1, 0.005
+#: One that is far too small may become so many times as large at once (joblib: twice)...
 _MOST_GROWTH = 8
-#: ... but is expected to take no more than this part of what joblib finds ideal: the tasks to come may be longer.
-_CAUTION = 8
+#: ... but is expected to take no longer than this: the tasks to come may be longer.
+_CAUTIOUS_S = 0.025
 #: How long joblib's waiting thread may stay here without looking itself.
 _WAIT_S = 0.1
 
@@ -116,6 +120,8 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         spec = self._spec(n_jobs, **{**self._arguments, **arguments})
+        batch_s = max(_BATCH_S, n_jobs * _BATCH_S_PER_WORKER)
+        self.MIN_IDEAL_BATCH_DURATION = min(batch_s, AutoBatchingMixin.MIN_IDEAL_BATCH_DURATION)
         self.parallel = parallel
         self._workers = _Workers(_kept_pools.slot_for(spec))
         return n_jobs
@@ -141,7 +147,7 @@ class DistpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def compute_batch_size(self) -> int:
         """As joblib does it, but in larger steps while a batch is over in no time: each step costs a round trip."""
         before, took_s = self._effective_batch_size, self._smoothed_batch_duration
-        cautious = int(before * self.MIN_IDEAL_BATCH_DURATION / _CAUTION / took_s) if took_s > 0 else 0
+        cautious = int(before * _CAUTIOUS_S / took_s) if took_s > 0 else 0
         if cautious <= 2 * before:
             return int(super().compute_batch_size())
         self._effective_batch_size = size = min(cautious, _MOST_GROWTH * before)

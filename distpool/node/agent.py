@@ -26,6 +26,8 @@ from distpool.node.events import (
     Evacuated,
     Event,
     ForkWorker,
+    IdleTimeSeen,
+    LookAtIdleTime,
     MakeGeneration,
     MemorySampled,
     NodeStarted,
@@ -38,6 +40,7 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.loop import Loop
+from distpool.node.machine import idle_s
 from distpool.node.sampler import Sampler
 from distpool.node.stderr import StandardErrors
 from distpool.node.zygotes import Zygotes
@@ -144,6 +147,8 @@ class Agent:
                 _send_signal(effect.pid, effect.signal)
             elif isinstance(effect, SampleMemory):
                 self._loop.soon(partial(self._sample, effect))
+            elif isinstance(effect, LookAtIdleTime):
+                self._loop.soon(lambda: self.handle(IdleTimeSeen(idle_s())))
             elif isinstance(effect, MakeGeneration):
                 self.zygotes.make(effect.generation, effect.modules)
             elif isinstance(effect, EndGeneration):

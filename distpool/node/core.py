@@ -23,6 +23,7 @@ from distpool.node.events import (
     ForkWorker,
     GenerationEnded,
     GenerationReady,
+    IdleTimeSeen,
     MemorySampled,
     NodeStarted,
     SampleMemory,
@@ -96,6 +97,7 @@ class AgentCore:
             WorkerProcessExited: self._on_worker_process_exited,
             GenerationReady: self._on_generation_ready,
             GenerationEnded: self._on_generation_ended,
+            IdleTimeSeen: lambda event: self._effects.extend(self._generations.on_idle_time(event.idle_s, self._now)),
             MemorySampled: self._on_memory_sampled,
             Evacuated: self._on_evacuated,
             StandsFor: self._on_stands_for,
@@ -234,10 +236,8 @@ class AgentCore:
 
     def _on_worker_forked(self, event: WorkerForked) -> None:
         worker = self._workers.get(event.worker)
-        if worker is None:
-            return
-        if worker.pid or event.pid in self._by_pid:
-            return  # said before; or its end, which another zygote tells, has not been heard yet
+        if worker is None or worker.pid or event.pid in self._by_pid:
+            return  # gone; or said before; or its end, which another zygote tells, has not been heard yet
         worker.pid = event.pid
         self._by_pid[event.pid] = worker
         if worker.state is WorkerState.FORKING:
@@ -381,8 +381,7 @@ class AgentCore:
         for worker in self._workers.values():
             if worker.kill_at is not None and worker.kill_at <= now:
                 self._kill(worker)
-        if self._heartbeat_at is not None and self._heartbeat_at <= now:
-            assert self._heartbeat_s is not None
+        if self._heartbeat_s is not None and self._heartbeat_at is not None and self._heartbeat_at <= now:
             self._heartbeat_at = now + self._heartbeat_s
             self._tell(agent_to_scheduler.AgentHeartbeat(0))
 

@@ -57,6 +57,13 @@ class MemorySampled(msgspec.Struct, frozen=True):
     sample: Sample
 
 
+class IdleTimeSeen(msgspec.Struct, frozen=True):
+    """The answer to ``LookAtIdleTime``: the seconds for which the machine's CPUs have had nothing to do since it
+    started, all together; None: the system does not say."""
+
+    idle_s: float | None
+
+
 class GenerationReady(msgspec.Struct, frozen=True):
     """A generation can fork workers.  ``unloadable``: modules that were asked for and could not be imported."""
 
@@ -119,6 +126,10 @@ class SampleMemory(msgspec.Struct, frozen=True):
     consumers: bool
 
 
+class LookAtIdleTime(msgspec.Struct, frozen=True):
+    """See how much time the machine's CPUs have had to spare."""
+
+
 class MakeGeneration(msgspec.Struct, frozen=True):
     """Fork a generation from the first one and load modules in it."""
 
@@ -141,7 +152,10 @@ class Evacuate(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     "NodeStarted | SchedulerSaid | WorkerSaid | WorkerForked | ForkFailed | WorkerProcessExited"
-    " | GenerationReady | GenerationEnded | MemorySampled | Evacuated | StandsFor"
+    " | GenerationReady | GenerationEnded | IdleTimeSeen | MemorySampled | Evacuated | StandsFor"
     " | TimePassed"
 )
-Effect: TypeAlias = "ToScheduler | ForkWorker | SignalWorker | SampleMemory | MakeGeneration | EndGeneration | Evacuate"
+Effect: TypeAlias = (
+    "ToScheduler | ForkWorker | SignalWorker | SampleMemory | LookAtIdleTime"
+    " | MakeGeneration | EndGeneration | Evacuate"
+)

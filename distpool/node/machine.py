@@ -79,6 +79,16 @@ def memory_size_bytes(root: str = _ROOT) -> int:
     return total
 
 
+def idle_s(root: str = _ROOT) -> float | None:
+    """For how many seconds this machine's CPUs, all together, have had nothing to do since it started (proc(5)); None
+    where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        name, _, _, _, idle, waiting, *_ = read_text(f"{root}/proc/stat").split(None, 6)
+        if name == "cpu":
+            return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
 def gpus(environment: Mapping[str, str] = os.environ, root: str = _ROOT) -> tuple[str, ...]:
     """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.  No library of CUDA's is loaded.
 

@@ -16,6 +16,8 @@ from distpool.node.events import (
     ForkWorker,
     GenerationEnded,
     GenerationReady,
+    IdleTimeSeen,
+    LookAtIdleTime,
     MakeGeneration,
     MemorySampled,
     NodeStarted,
@@ -59,11 +61,19 @@ class Agent:
     def __init__(self, **options: Any) -> None:
         self.core = AgentCore(HELLO, **options)
         self.now = 0.0
+        #: How many of the machine's CPUs have nothing to do; None: the system does not say.
+        self.idle_cpus: float | None = 1.0
+        self._idle_s = self._seen_at = 0.0
         self.handle(NodeStarted())
 
     def handle(self, event: Any) -> list[Any]:
         effects = self.core.handle(event, self.now)
         self.core.check_invariants()
+        if LookAtIdleTime() in effects:
+            effects.remove(LookAtIdleTime())
+            self._idle_s += (self.idle_cpus or 0.0) * (self.now - self._seen_at)
+            self._seen_at = self.now
+            effects += self.handle(IdleTimeSeen(None if self.idle_cpus is None else self._idle_s))
         return effects
 
     def start(self, lease: str = "l") -> list[Any]:
@@ -351,6 +361,10 @@ def test_spares_that_die_are_given_up() -> None:
 def _learn(agent: Agent, *names: str) -> list[Any]:
     """Report imports and let the pause pass."""
     agent.handle(WorkerSaid("l", ModulesImported(names)))
+    return _wait(agent)
+
+
+def _wait(agent: Agent) -> list[Any]:
     deadline = agent.core.next_deadline()
     assert deadline is not None
     return agent.time(deadline)
@@ -384,6 +398,55 @@ def test_who_always_comes_up_with_new_modules_waits_longer_each_time() -> None:
         waits.append(agent.now - before)
         agent.handle(GenerationReady(number, tuple(f"m{loaded}" for loaded in range(1, number + 1))))
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0])
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_nothing_is_loaded_ahead_while_tasks_keep_the_machine_busy(begins: bool) -> None:
+    agent = Agent()
+    agent.running()
+    agent.idle_cpus = 0.3
+    assert _learn(agent, "numpy") == []
+    for _ in range(3):
+        assert _wait(agent) == []
+    if begins:
+        # The next look is at what was since the last one.
+        agent.idle_cpus = 1.0
+        assert _wait(agent) == [MakeGeneration(1, ("numpy",))]
+        assert agent.now == pytest.approx(1.1)
+    else:
+        # News do not put off how long it waits.
+        assert _learn(agent, "pandas") == []
+        while not (made := _wait(agent)):
+            pass
+        assert made == [MakeGeneration(1, ("numpy", "pandas"))]
+        assert agent.now == pytest.approx(5.0, abs=0.26)
+
+
+def test_a_generation_is_made_at_once_where_the_system_does_not_say_how_busy_it_is() -> None:
+    agent = Agent()
+    agent.running()
+    agent.idle_cpus = None
+    assert _learn(agent, "numpy") == [MakeGeneration(1, ("numpy",))]
+
+
+def test_what_a_worker_imports_while_the_machine_is_looked_at_is_loaded_as_well() -> None:
+    agent = Agent()
+    agent.running()
+    core = agent.core
+    assert core.handle(WorkerSaid("l", ModulesImported(("numpy",))), 0.0) == [LookAtIdleTime()]
+    assert core.handle(WorkerSaid("l", ModulesImported(("pandas",))), 0.25) == []
+    assert core.next_deadline() is None
+    assert core.handle(IdleTimeSeen(0.0), 0.25) == []
+    deadline = core.next_deadline()
+    assert deadline == pytest.approx(0.35)
+    assert core.handle(TimePassed(), deadline) == [LookAtIdleTime()]
+    assert core.handle(TimePassed(), deadline) == []
+    assert core.handle(IdleTimeSeen(0.1), deadline) == [MakeGeneration(1, ("numpy", "pandas"))]
+    # One is made at a time; the next begins with a look of its own.
+    assert core.handle(WorkerSaid("l", ModulesImported(("polars",))), 1.0) == []
+    assert core.handle(GenerationReady(1, ("numpy", "pandas")), 2.0) == [LookAtIdleTime()]
+    assert core.handle(IdleTimeSeen(0.1), 2.0) == []
+    assert core.next_deadline() == pytest.approx(2.2)
 
 
 def test_a_module_that_makes_a_generation_unfit_is_left_out() -> None:

@@ -92,6 +92,13 @@ def test_cpus_and_memory_of_version_1_groups(tmp_path: Path) -> None:
     assert machine.memory_size_bytes(root) == 1048576
 
 
+def test_how_long_cpus_were_idle_or_waited_for_a_disk(tmp_path: Path) -> None:
+    assert machine.idle_s(str(tmp_path)) is None
+    tick = os.sysconf("SC_CLK_TCK")
+    _write(tmp_path, {"proc/stat": f"cpu  1 2 3 {7 * tick} {2 * tick} 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n"})
+    assert machine.idle_s(str(tmp_path)) == 9.0
+
+
 def test_no_quota_without_files(tmp_path: Path) -> None:
     assert machine.cpu_count({}, tmp_path) == len(os.sched_getaffinity(0))
     assert machine.memory_size_bytes(tmp_path) > 2**20

@@ -94,6 +94,7 @@ class SimulatedNode:
         self._unreported: set[int] = set()
         self._events = 0
         self._last_pid = 0
+        self._idle_s = 0.0
         self._network.up(name, self._receive)
         self.handle(node_events.NodeStarted())
 
@@ -138,6 +139,8 @@ class SimulatedNode:
             elif isinstance(effect, node_events.MakeGeneration):
                 ready = node_events.GenerationReady(effect.generation, effect.modules)
                 self._later(functools.partial(self.handle, ready))
+            elif isinstance(effect, node_events.LookAtIdleTime):
+                self._clock.after(0.0, self._look_at_idle_time)
             elif isinstance(effect, node_events.SampleMemory):
                 self._clock.after(0.0, functools.partial(self._look_at_memory, effect.workers))
         if isinstance(event, node_events.MemorySampled):
@@ -150,6 +153,12 @@ class SimulatedNode:
     def _look_at_memory(self, workers: dict[str, int]) -> None:
         if self.alive:
             self.handle(node_events.MemorySampled(self.memory.look(workers)))
+
+    def _look_at_idle_time(self) -> None:
+        if self.alive:
+            # From one look to the next there was much of it, or none.
+            self._idle_s += self._clock.random.choice((0.0, 10.0))
+            self.handle(node_events.IdleTimeSeen(self._idle_s))
 
     def _later(self, action: Callable[[], None], most_s: float = 0.01) -> None:
         self._clock.after(self._clock.random.uniform(0.001, most_s), lambda: action() if self.alive else None)
