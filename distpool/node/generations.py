@@ -20,12 +20,12 @@ from distpool.node.events import (
 _LEARN_PAUSE_S = 0.1
 #: Each generation loads everything anew, so a program that always comes up with more waits twice as long each time.
 _LONGEST_PAUSE_S = 3.0
-#: So many CPUs must have had nothing to do since the last look: where tasks keep them all busy, those to come are soon
-#: worth more than what a later worker would find loaded...
+#: So many CPUs must have had nothing to do since the last look: where tasks keep them all busy, loading would be at
+#: their expense, and for workers that may never come...
 _IDLE_CPUS = 0.7
-#: ... and it is looked again so often...
+#: ... which is looked at so often...
 _LOOK_S = 0.25
-#: ... and for so long: what goes on for longer can bear it.
+#: ... and for so long: a program that goes on for longer can bear it.
 _PATIENCE_S = 5.0
 #: A generation that has not come up by then hangs in an import; tasks that keep all cores busy leave it little time.
 _TIMEOUT_S = 600.0
