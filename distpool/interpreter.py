@@ -29,7 +29,7 @@ def call_before_joining(callback: Callable[[], object]) -> None:
     """
     import threading
 
-    threading._register_atexit(_held(callback))  # type: ignore[attr-defined]
+    threading._register_atexit(_held(callback))  # type: ignore[attr-defined]  # as concurrent.futures does
 
 
 def let_go() -> None:

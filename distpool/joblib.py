@@ -228,12 +228,12 @@ class _Workers:
         pool = self.slot.open()
         try:
             with joblib_memmaps.by_file_name():
-                future: Any = pool.submit(batch, (), {}, current())
+                future = pool.submit(batch, (), {}, current())
         except Exception as error:
             return _failed(error, pool.broken is not None or pool.closed)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
-        return future  # type: ignore[no-any-return]
+        return future
 
     def abort(self) -> None:
         # Left to another thread: joblib aborts a generator of results that is collected in its finalizer, which runs

@@ -10,7 +10,7 @@ the block waits or runs code of the user's, it does so between ``shield.lift`` a
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # the C module: ``signal`` makes enumerations first
 import sys
 from _thread import get_ident as _thread
 

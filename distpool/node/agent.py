@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from distpool import crashpoints
+from distpool.node import machine
 from distpool.node.control import ClusterFacts, Fork
 from distpool.node.core import AgentCore
 from distpool.node.events import (
@@ -40,7 +41,6 @@ from distpool.node.events import (
     WorkerSaid,
 )
 from distpool.node.loop import Loop
-from distpool.node.machine import idle_s
 from distpool.node.sampler import Sampler
 from distpool.node.stderr import StandardErrors
 from distpool.node.zygotes import Zygotes
@@ -148,7 +148,7 @@ class Agent:
             elif isinstance(effect, SampleMemory):
                 self._loop.soon(partial(self._sample, effect))
             elif isinstance(effect, LookAtIdleTime):
-                self._loop.soon(lambda: self.handle(IdleTimeSeen(idle_s())))
+                self._loop.soon(lambda: self.handle(IdleTimeSeen(machine.idle_s())))
             elif isinstance(effect, MakeGeneration):
                 self.zygotes.make(effect.generation, effect.modules)
             elif isinstance(effect, EndGeneration):

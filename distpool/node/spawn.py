@@ -5,7 +5,7 @@ Loads next to nothing: the first pool of a program starts its node before anythi
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # the C module: ``signal`` makes enumerations first
 import os
 import sys
 

@@ -27,7 +27,7 @@ import distpool.code.loader
 import distpool.code.pickler
 import distpool.code.state
 import distpool.sharing.parentage
-import distpool.store.parts  # noqa: F401
+import distpool.store.parts  # noqa: F401 - for the zygote, as above
 from distpool import crashpoints
 from distpool.wire.channel import Channel
 from distpool.wire.worker_to_agent import WorkerStarted
@@ -150,7 +150,7 @@ def _run_exit_functions() -> None:
     util = sys.modules.get("multiprocessing.util")
     for step in (
         *((util._exit_function,) if util is not None else ()),
-        threading._shutdown,  # type: ignore[attr-defined]
+        threading._shutdown,  # type: ignore[attr-defined]  # Python's own end has no other name
         atexit._run_exitfuncs,
     ):
         try:

@@ -8,7 +8,7 @@ there, provided that the very attempt still runs and that no bookkeeping of ours
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # see ``keep_signal``
 import os
 import signal
 import threading

@@ -76,6 +76,21 @@ def test_the_readmes_figures_are_those_of_the_report() -> None:
     assert rows[0] == rows[1]
 
 
+def test_the_figures_of_scikit_learn_are_those_of_the_results() -> None:
+    report = (ROOT / "benchmarks" / "results" / "report.md").read_text()
+    page = " ".join((DOCS / "explanation" / "fast-path.md").read_text().split())
+
+    def reached(workload: str) -> tuple[float, str]:
+        target = rf"\| scikit-learn: {workload} on the digits \| warm \|"
+        found = re.search(rf"{target}.* ([\d.]+) x \(.*; (\d+) rounds\)", report)
+        assert found is not None
+        return float(found[1]), found[2]
+
+    (forest, forests), (search, searches) = reached("random forest"), reached("grid search")
+    assert f"the forest takes {forest:.2f} times as long (median of the ratios of {forests} rounds)" in page
+    assert f"the search {search:.2f} times (of {searches})" in page
+
+
 def test_the_figures_of_large_arrays_are_those_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "runs.json").read_text())
     page = (DOCS / "explanation" / "fast-path.md").read_text()
